@@ -1,0 +1,15 @@
+#![doc = include_str!("../README.md")]
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod error;
+
+pub mod bitmap;
+pub mod range_tree;
+pub mod sync;
+
+pub use bitmap::{Bitmap, SummaryBitmap};
+pub use error::AllocError;
+pub use range_tree::RangeTree;
