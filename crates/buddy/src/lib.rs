@@ -1,0 +1,2 @@
+//! The buddy allocator of one zone
+#![no_std]

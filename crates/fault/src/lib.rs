@@ -1,0 +1,2 @@
+//! The page-fault decision and its actions
+#![no_std]

@@ -1,0 +1,23 @@
+#![no_std]
+#![doc = include_str!("../README.md")]
+
+mod addr;
+mod gfp;
+mod memmap;
+mod order;
+mod page;
+mod pfn;
+mod size;
+mod zone_type;
+
+pub use addr::{PhysAddr, VirtAddr};
+pub use gfp::Gfp;
+pub use memmap::{MemMap, MemMapError};
+pub use order::{MAX_ORDER, NR_ORDERS, Order};
+pub use page::{Page, PageFlags};
+pub use pfn::{Pfn, PfnRange};
+pub use size::{
+    PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, PageSize, Size1G, Size2M, Size4K, Size4M, getpagesize,
+    page_align, page_align_down,
+};
+pub use zone_type::{MigrateType, NodeId, ZoneType};

@@ -1,0 +1,125 @@
+//! The array of descriptors. Linux: `mem_map` (flat memory model).
+#![expect(
+    unsafe_code,
+    reason = "descriptors are laid into memory that the host hands over"
+)]
+
+use core::alloc::Layout;
+use core::fmt;
+use core::ptr::NonNull;
+
+use crate::{Page, Pfn, PfnRange};
+
+/// One [`Page`] for each frame of a range, found in O(1). Flat: holes have descriptors too, marked reserved.
+#[derive(Clone, Copy)]
+pub struct MemMap {
+    range: PfnRange,
+    pages: &'static [Page],
+}
+
+/// Why a [`MemMap`] was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum MemMapError {
+    /// There are more or fewer descriptors than frames.
+    WrongLength,
+}
+
+impl fmt::Display for MemMapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WrongLength => f.write_str("number of descriptors differs from number of frames"),
+        }
+    }
+}
+
+impl core::error::Error for MemMapError {}
+
+impl MemMap {
+    /// How much memory the descriptors of `range` want, or `None` when that is more than an address space holds.
+    #[must_use]
+    pub fn layout(range: PfnRange) -> Option<Layout> {
+        Layout::array::<Page>(range.nr_pages()).ok()
+    }
+
+    /// Takes descriptors that exist already.
+    ///
+    /// # Errors
+    /// [`MemMapError::WrongLength`] unless there is exactly one for each frame.
+    pub fn new(range: PfnRange, pages: &'static [Page]) -> Result<Self, MemMapError> {
+        if pages.len() == range.nr_pages() {
+            Ok(Self { range, pages })
+        } else {
+            Err(MemMapError::WrongLength)
+        }
+    }
+
+    /// Lays fresh descriptors ([`Page::new`]) of `range` into `storage`.
+    ///
+    /// # Safety
+    /// 1. `storage` is valid for writes of [`MemMap::layout`]`(range)` and aligned to it.
+    /// 2. Nobody else uses that memory from now on, ever.
+    #[must_use]
+    pub unsafe fn new_in(range: PfnRange, storage: NonNull<u8>) -> Self {
+        let first = storage.cast::<Page>();
+        for i in 0..range.nr_pages() {
+            // SAFETY: obligation 1: `i` is within the array whose layout was promised.
+            let slot = unsafe { first.add(i) };
+            // SAFETY: obligations 1 and 2: the slot is valid, aligned, and ours alone.
+            unsafe { slot.write(Page::new()) };
+        }
+        // SAFETY: every element was written just now; obligation 2 gives the memory away for ever.
+        let pages = unsafe { core::slice::from_raw_parts(first.as_ptr(), range.nr_pages()) };
+        Self { range, pages }
+    }
+
+    /// The frames that have descriptors.
+    #[must_use]
+    pub const fn range(&self) -> PfnRange {
+        self.range
+    }
+
+    /// The descriptor of `pfn`, if it has one. Linux: `pfn_valid` and `pfn_to_page`.
+    #[must_use]
+    pub fn get(&self, pfn: Pfn) -> Option<&'static Page> {
+        self.pages
+            .get(pfn.index().checked_sub(self.range.start().index())?)
+    }
+
+    /// The descriptor of `pfn`. Linux: `pfn_to_page`.
+    ///
+    /// # Panics
+    /// When the frame has none.
+    #[must_use]
+    #[track_caller]
+    pub fn page(&self, pfn: Pfn) -> &'static Page {
+        match self.get(pfn) {
+            Some(page) => page,
+            None => panic!("frame {pfn} has no descriptor: {:?}", self.range),
+        }
+    }
+
+    /// The frame of a descriptor of this map; `None` for any other. Linux: `page_to_pfn`.
+    #[must_use]
+    pub fn pfn(&self, page: &Page) -> Option<Pfn> {
+        let offset = core::ptr::from_ref(page)
+            .addr()
+            .checked_sub(self.pages.as_ptr().addr())?;
+        let index = offset / size_of::<Page>();
+        (index < self.pages.len()).then(|| self.range.start() + index)
+    }
+
+    /// Bytes that the descriptors take.
+    #[must_use]
+    pub const fn overhead_bytes(&self) -> usize {
+        size_of_val(self.pages)
+    }
+}
+
+impl fmt::Debug for MemMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemMap")
+            .field("range", &self.range)
+            .finish_non_exhaustive()
+    }
+}

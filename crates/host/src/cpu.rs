@@ -1,0 +1,207 @@
+//! CPUs, the proof that code stays on one, and data that each has for itself.
+//!
+//! A slot of [`PerCpu`] is reached through a pin and carries an in-use mark. Code that finds the mark set (an interrupt
+//! that came in the middle of a fast path, or re-entry) gets [`InUse`] and takes its locked slow path instead. So the
+//! fast path neither disables interrupts nor executes a locked instruction.
+#![expect(
+    unsafe_code,
+    reason = "slots are shared between CPUs, each used by its own"
+)]
+
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::marker::PhantomData;
+use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
+
+use crate::Sleep;
+
+/// A CPU, numbered from 0 without holes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+#[repr(transparent)]
+pub struct CpuId(u32);
+
+impl CpuId {
+    /// The CPU that booted.
+    pub const BOOT: Self = Self(0);
+
+    /// The CPU with this number.
+    #[must_use]
+    pub const fn new(cpu: u32) -> Self {
+        Self(cpu)
+    }
+
+    /// The number as an index.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The proof that this code stays on one CPU while it lives.
+///
+/// Neither `Send` nor `Copy` into another CPU's hands; minted by a manager from its own [`Cpus`].
+#[derive(Clone, Copy, Debug)]
+pub struct CpuPin<'a> {
+    cpu: CpuId,
+    life: PhantomData<(&'a (), *mut ())>,
+}
+
+impl CpuPin<'_> {
+    /// Claims that this code stays on `cpu`.
+    ///
+    /// # Safety
+    /// While the pin lives, this code runs on `cpu` and no code that runs elsewhere holds a pin of `cpu`.
+    #[must_use]
+    pub const unsafe fn new(cpu: CpuId) -> Self {
+        Self {
+            cpu,
+            life: PhantomData,
+        }
+    }
+
+    /// The CPU.
+    #[must_use]
+    pub const fn cpu(self) -> CpuId {
+        self.cpu
+    }
+}
+
+/// The CPUs of the machine. Linux: `nr_cpu_ids`, `smp_processor_id`, `get_cpu`.
+///
+/// # Safety
+/// Implementors guarantee that `with_pin` runs its closure wholly on the CPU that the pin names, without another thread
+/// of the same CPU in between that holds a pin too (interrupts may come: they find the in-use mark).
+pub unsafe trait Cpus {
+    /// How many CPUs there can be: ids are below it.
+    fn nr_cpus(&self) -> usize;
+
+    /// Runs `f` without leaving this CPU. Linux: `get_cpu` and `put_cpu`.
+    fn with_pin<R>(&self, f: impl FnOnce(CpuPin<'_>) -> R) -> R;
+
+    /// As [`Cpus::with_pin`], from code that may sleep: it cannot while `f` runs.
+    fn with_pin_from<R>(&self, sleep: &mut Sleep, f: impl FnOnce(CpuPin<'_>) -> R) -> R {
+        let _ = sleep;
+        self.with_pin(f)
+    }
+}
+
+// SAFETY: every call goes to the CPUs behind the reference.
+unsafe impl<C: Cpus + ?Sized> Cpus for &C {
+    fn nr_cpus(&self) -> usize {
+        (**self).nr_cpus()
+    }
+
+    fn with_pin<R>(&self, f: impl FnOnce(CpuPin<'_>) -> R) -> R {
+        (**self).with_pin(f)
+    }
+}
+
+/// The slot of this CPU is being used by the code that was interrupted, or by a caller further out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InUse;
+
+impl fmt::Display for InUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("per-CPU slot is in use")
+    }
+}
+
+impl core::error::Error for InUse {}
+
+/// One CPU's share of a [`PerCpu`], alone on its pair of cache lines.
+#[repr(align(128))]
+pub struct Slot<T> {
+    in_use: AtomicBool,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the value is reached only under the in-use mark, by one CPU at a time.
+unsafe impl<T: Send> Sync for Slot<T> {}
+
+impl<T> Slot<T> {
+    /// A slot that holds `value`.
+    pub const fn new(value: T) -> Self {
+        Self {
+            in_use: AtomicBool::new(false),
+            value: UnsafeCell::new(value),
+        }
+    }
+}
+
+impl<T> fmt::Debug for Slot<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot")
+            .field("in_use", &self.in_use)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A value for each CPU. Linux: `DEFINE_PER_CPU`, `this_cpu_ptr`.
+///
+/// The slots are handed in, so that no allocator is needed.
+#[derive(Debug)]
+pub struct PerCpu<T: 'static> {
+    slots: &'static [Slot<T>],
+}
+
+impl<T> PerCpu<T> {
+    /// One slot for each CPU.
+    #[must_use]
+    pub const fn new(slots: &'static [Slot<T>]) -> Self {
+        Self { slots }
+    }
+
+    /// How many CPUs have a slot.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether no CPU has a slot.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Uses the slot of the pinned CPU. No locked instruction.
+    ///
+    /// # Errors
+    /// [`InUse`] when the code that was interrupted, or a caller further out, is using it.
+    ///
+    /// # Panics
+    /// When the CPU has no slot.
+    pub fn with<R>(&self, pin: CpuPin<'_>, f: impl FnOnce(&mut T) -> R) -> Result<R, InUse> {
+        let slot = &self.slots[pin.cpu().index()];
+        if slot.in_use.load(Ordering::Relaxed) {
+            return Err(InUse);
+        }
+        slot.in_use.store(true, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        let mark = Mark(&slot.in_use);
+        // SAFETY: only this CPU's code reaches the slot (the pin), and of that only this call (the mark).
+        let result = f(unsafe { &mut *slot.value.get() });
+        drop(mark);
+        Ok(result)
+    }
+
+    /// Every value, when there is only one user of them all.
+    ///
+    /// # Safety
+    /// No CPU is within [`PerCpu::with`] of this value, nor enters it while `f` runs.
+    pub unsafe fn for_each_quiescent(&self, mut f: impl FnMut(CpuId, &mut T)) {
+        for (cpu, slot) in (0..).map(CpuId::new).zip(self.slots) {
+            // SAFETY: nobody else uses any slot, by the caller.
+            f(cpu, unsafe { &mut *slot.value.get() });
+        }
+    }
+}
+
+/// Takes the mark away also when the closure panics.
+struct Mark<'a>(&'a AtomicBool);
+
+impl Drop for Mark<'_> {
+    fn drop(&mut self) {
+        compiler_fence(Ordering::SeqCst);
+        self.0.store(false, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,2 @@
+//! Linux's memory management for Rust kernels: the whole manager from a memory map
+#![no_std]

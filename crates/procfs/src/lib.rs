@@ -1,0 +1,2 @@
+//! The text of /proc/meminfo, buddyinfo, zoneinfo, slabinfo, maps
+#![no_std]

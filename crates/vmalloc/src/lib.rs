@@ -1,0 +1,2 @@
+//! Virtually contiguous kernel memory, vmap and ioremap
+#![no_std]

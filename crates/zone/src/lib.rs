@@ -1,0 +1,2 @@
+//! Zones, watermarks, zonelists and per-CPU pagesets
+#![no_std]
