@@ -1,0 +1,72 @@
+//! All automation of the workspace: `cargo xtask help` lists the commands.
+//!
+//! One file per command (`run`, `test`, `ci`, …), and below them the parts that they share: `toolchain` finds a way to build
+//! for the kernel's target, `apt` installs what is missing, `qemu` writes QEMU's command line, `guest` talks to the serial line.
+#![forbid(unsafe_code)]
+
+mod apt;
+mod cpio;
+mod flags;
+mod guest;
+mod initramfs;
+mod kernel;
+mod proc;
+mod qemu;
+mod run;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use flags::Flags;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  run      build the kernel and boot it in QEMU, with a shell on the serial line
+             --selftest       print the self-test summary and exit with its code
+             --exec CMD       type CMD at the shell prompt and print what it says (repeatable)
+             --uefi           boot the UEFI disk image instead of the PVH entry
+             --mem SIZE       512M unless told; --smp N; --numa N; --machine M; --cpu C
+             --cmdline WORDS  more words for the kernel's command line
+             --kernel ELF     boot this one instead of building ours
+             --gdb            wait for a debugger on port 1234
+             --timeout SECS   when to give up on --selftest and --exec
+             -- ARGS          for QEMU
+  setup    install what is missing, and nothing else
+";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let command = args.next().unwrap_or_else(|| "help".to_owned());
+    let flags = Flags::new(args);
+    let result = match command.as_str() {
+        "run" => run::main(flags),
+        "setup" => setup(flags),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(0)
+        }
+        other => Err(anyhow::anyhow!(
+            "no command {other:?}; `cargo xtask help` lists them"
+        )),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn setup(flags: Flags) -> anyhow::Result<u8> {
+    flags.finish()?;
+    let tools = toolchain::find()?;
+    println!("kernel toolchain: {}", tools.name);
+    println!("qemu: {}", qemu::find()?.display());
+    println!(
+        "user programs: {}",
+        initramfs::busybox().map_or_else(|e| format!("{e:#}"), |p| p.display().to_string())
+    );
+    Ok(0)
+}
