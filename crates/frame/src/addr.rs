@@ -143,10 +143,6 @@ address! {
 impl PhysAddr {
     /// The frame that holds this address. Linux: `PHYS_PFN`, `PFN_DOWN`.
     #[must_use]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "usize has 64 bits on every supported target"
-    )]
     pub const fn pfn(self) -> Pfn {
         Pfn::new((self.as_u64() >> PAGE_SHIFT) as usize)
     }
