@@ -1,0 +1,216 @@
+//! An address space as a set of areas. Linux: `struct mm_struct`.
+
+use core::ops::Range;
+
+use kmm_frame::{PAGE_SHIFT, PAGE_SIZE, VirtAddr};
+use kmm_kcoll::RangeTree;
+
+use crate::{Vma, VmaError};
+
+/// Where things may lie in an address space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MmLayout {
+    /// No mapping below this. Linux: `vm.mmap_min_addr`.
+    pub min_addr: VirtAddr,
+    /// No mapping from here on. Linux: `TASK_SIZE`.
+    pub task_size: VirtAddr,
+    /// `mmap` looks for room downwards from here. Linux: `mm->mmap_base`.
+    pub mmap_base: VirtAddr,
+    /// Bytes kept free below a stack. Linux: `stack_guard_gap`, 1 MiB.
+    pub stack_guard_gap_bytes: u64,
+}
+
+impl Default for MmLayout {
+    /// Linux's layout without randomisation: 128 TiB less a page, `mmap` from 8 MiB and a gap below its top.
+    fn default() -> Self {
+        let task_size = (1 << 47) - PAGE_SIZE as u64;
+        let stack_bytes = 8 << 20;
+        let gap_bytes = 128 << 20;
+        Self {
+            min_addr: VirtAddr::new(0x1_0000),
+            task_size: VirtAddr::new(task_size),
+            mmap_base: VirtAddr::new(task_size - stack_bytes - gap_bytes),
+            stack_guard_gap_bytes: 256 << PAGE_SHIFT,
+        }
+    }
+}
+
+/// How much an address space may take. Linux: `RLIMIT_*`, `vm.max_map_count`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Bytes of address space. Linux: `RLIMIT_AS`.
+    pub address_space_bytes: u64,
+    /// Bytes of heap. Linux: `RLIMIT_DATA`.
+    pub data_bytes: u64,
+    /// Bytes of stack. Linux: `RLIMIT_STACK`.
+    pub stack_bytes: u64,
+    /// Areas. Linux: `vm.max_map_count`.
+    pub map_count: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            address_space_bytes: u64::MAX,
+            data_bytes: u64::MAX,
+            stack_bytes: 8 << 20,
+            map_count: 65_530,
+        }
+    }
+}
+
+/// The areas of one address space. It knows nothing of page tables: edits come back as values that say which
+/// translations to drop.
+#[derive(Debug)]
+pub struct Mm<F> {
+    pub(crate) vmas: RangeTree<Vma<F>>,
+    pub(crate) layout: MmLayout,
+    pub(crate) limits: Limits,
+    pub(crate) total_vm_pages: u64,
+    pub(crate) locked_vm_pages: u64,
+    pub(crate) start_brk: VirtAddr,
+    pub(crate) brk: VirtAddr,
+}
+
+impl<F: Clone + PartialEq> Mm<F> {
+    /// An empty address space.
+    #[must_use]
+    pub const fn new(layout: MmLayout, limits: Limits) -> Self {
+        Self {
+            vmas: RangeTree::new(),
+            layout,
+            limits,
+            total_vm_pages: 0,
+            locked_vm_pages: 0,
+            start_brk: VirtAddr::ZERO,
+            brk: VirtAddr::ZERO,
+        }
+    }
+
+    /// Where things may lie.
+    #[must_use]
+    pub const fn layout(&self) -> &MmLayout {
+        &self.layout
+    }
+
+    /// How much it may take.
+    #[must_use]
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Changes how much it may take; what is there stays. Linux: `setrlimit`.
+    pub const fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Pages of all areas. Linux: `mm->total_vm`.
+    #[must_use]
+    pub const fn total_vm_pages(&self) -> u64 {
+        self.total_vm_pages
+    }
+
+    /// Pages of locked areas. Linux: `mm->locked_vm`.
+    #[must_use]
+    pub const fn locked_vm_pages(&self) -> u64 {
+        self.locked_vm_pages
+    }
+
+    /// How many areas there are. Linux: `mm->map_count`.
+    #[must_use]
+    pub fn map_count(&self) -> usize {
+        self.vmas.len()
+    }
+
+    /// The first area that ends after `addr`. Linux: `find_vma`.
+    #[must_use]
+    pub fn find(&self, addr: VirtAddr) -> Option<(Range<VirtAddr>, &Vma<F>)> {
+        self.vmas.find(addr.as_u64()).map(typed)
+    }
+
+    /// The area that holds `addr`. Linux: `vma_lookup`.
+    #[must_use]
+    pub fn lookup(&self, addr: VirtAddr) -> Option<(Range<VirtAddr>, &Vma<F>)> {
+        self.vmas.get(addr.as_u64()).map(typed)
+    }
+
+    /// The first area that shares an address with `range`. Linux: `find_vma_intersection`.
+    #[must_use]
+    pub fn find_intersection(&self, range: Range<VirtAddr>) -> Option<(Range<VirtAddr>, &Vma<F>)> {
+        self.find(range.start)
+            .filter(|(found, _)| found.start < range.end)
+    }
+
+    /// Every area, upwards.
+    pub fn iter(&self) -> impl Iterator<Item = (Range<VirtAddr>, &Vma<F>)> {
+        self.vmas.iter().map(typed)
+    }
+
+    /// The areas that share an address with `range`, upwards.
+    pub fn range(
+        &self,
+        range: Range<VirtAddr>,
+    ) -> impl Iterator<Item = (Range<VirtAddr>, &Vma<F>)> {
+        self.vmas
+            .range(range.start.as_u64()..range.end.as_u64())
+            .map(typed)
+    }
+
+    /// A copy for a child: every area but those with [`crate::VmFlags::DONTCOPY`]; locks are not inherited. Linux: `dup_mmap`.
+    ///
+    /// # Errors
+    /// [`VmaError::NoMemory`] when the tree cannot be had.
+    pub fn fork(&self) -> Result<Self, VmaError> {
+        let mut child = Self::new(self.layout, self.limits);
+        child.start_brk = self.start_brk;
+        child.brk = self.brk;
+        child.reserve(self.vmas.len())?;
+        for (range, vma) in self.vmas.iter() {
+            if vma.flags.contains(crate::VmFlags::DONTCOPY) {
+                continue;
+            }
+            let mut copy = vma.clone();
+            copy.flags.remove(crate::VmFlags::LOCKED);
+            child.total_vm_pages += (range.end - range.start) >> PAGE_SHIFT;
+            child.insert_reserved(range, copy);
+        }
+        Ok(child)
+    }
+
+    /// Checks every rule of MODEL.md that can be seen from here.
+    ///
+    /// # Panics
+    /// With a message, when a rule is broken.
+    pub fn validate(&self) {
+        self.vmas.validate();
+        let mut pages = 0;
+        let mut locked = 0;
+        for (range, vma) in self.iter() {
+            assert!(
+                range.start.is_page_aligned() && range.end.is_page_aligned(),
+                "unaligned area {range:?}"
+            );
+            assert!(
+                range.end <= self.layout.task_size,
+                "area {range:?} beyond the task size"
+            );
+            let nr = (range.end - range.start) >> PAGE_SHIFT;
+            pages += nr;
+            if vma.flags.contains(crate::VmFlags::LOCKED) {
+                locked += nr;
+            }
+        }
+        assert_eq!(
+            pages, self.total_vm_pages,
+            "total_vm is not the sum of the areas"
+        );
+        assert_eq!(
+            locked, self.locked_vm_pages,
+            "locked_vm is not the sum of the locked areas"
+        );
+    }
+}
+
+fn typed<T>((range, value): (Range<u64>, T)) -> (Range<VirtAddr>, T) {
+    (VirtAddr::new(range.start)..VirtAddr::new(range.end), value)
+}
