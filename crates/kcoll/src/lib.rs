@@ -4,12 +4,15 @@
 
 extern crate alloc;
 
+mod arena;
 mod error;
 
 pub mod bitmap;
+pub mod idr;
 pub mod range_tree;
 pub mod sync;
 
 pub use bitmap::{Bitmap, SummaryBitmap};
 pub use error::AllocError;
+pub use idr::Idr;
 pub use range_tree::RangeTree;

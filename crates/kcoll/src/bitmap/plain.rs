@@ -34,7 +34,10 @@ impl<S: AsRef<[u64]> + AsMut<[u64]>> Bitmap<S> {
         let words = storage.as_mut();
         assert!(words.len() >= needed, "bitmap storage is too small");
         words[..needed].fill(0);
-        Self { words: storage, len }
+        Self {
+            words: storage,
+            len,
+        }
     }
 
     /// How many bits there are, set or not.
@@ -176,7 +179,11 @@ impl<S: AsRef<[u64]> + AsMut<[u64]>> Bitmap<S> {
         if bits.is_empty() {
             return;
         }
-        assert!(bits.end <= self.len, "bits {bits:?} of a map of {}", self.len);
+        assert!(
+            bits.end <= self.len,
+            "bits {bits:?} of a map of {}",
+            self.len
+        );
         let (first, last) = (bits.start / WORD_BITS, (bits.end - 1) / WORD_BITS);
         let head = mask_from(bits.start);
         let tail = u64::MAX >> (WORD_BITS - 1 - (bits.end - 1) % WORD_BITS);

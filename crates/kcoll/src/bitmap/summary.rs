@@ -9,7 +9,7 @@ const MAX_LEVELS: usize = (usize::BITS as usize).div_ceil(6);
 /// level is one word. Finding costs at most two words per level: 3 levels serve 262 144 bits, 4 serve 16 M. Setting or
 /// clearing touches one word, and one more per level only when a word becomes, or stops being, zero.
 ///
-/// It looks for ones only. Who wants the lowest *free* item keeps free items as ones.
+/// It is quick at ones only. Who wants the lowest *free* item keeps free items as ones.
 ///
 /// ```
 /// use kmm_kcoll::bitmap::{BitmapLayout, SummaryBitmap};
@@ -47,7 +47,12 @@ impl<S: AsRef<[u64]> + AsMut<[u64]>> SummaryBitmap<S> {
             at += size;
             size = BitmapLayout::words_for(size);
         }
-        Self { words: storage, len, levels, starts }
+        Self {
+            words: storage,
+            len,
+            levels,
+            starts,
+        }
     }
 
     /// How many bits there are, set or not.
@@ -147,6 +152,22 @@ impl<S: AsRef<[u64]> + AsMut<[u64]>> SummaryBitmap<S> {
         None
     }
 
+    /// The lowest zero at or above `from`. Summaries do not help here: one step per word passed.
+    pub fn next_zero(&self, from: usize) -> Option<usize> {
+        if from >= self.len {
+            return None;
+        }
+        let words = self.level(0);
+        let mut index = from / WORD_BITS;
+        let mut zeros = !words[index] & mask_from(from);
+        while zeros == 0 {
+            index += 1;
+            zeros = !*words.get(index)?;
+        }
+        let bit = index * WORD_BITS + zeros.trailing_zeros() as usize;
+        (bit < self.len).then_some(bit)
+    }
+
     /// Checks that every summary bit tells the truth (INV-21), in O(len).
     ///
     /// # Panics
@@ -163,7 +184,11 @@ impl<S: AsRef<[u64]> + AsMut<[u64]>> SummaryBitmap<S> {
         }
         for bit in self.len..self.starts[1.min(self.levels)] * WORD_BITS {
             let (index, mask) = split(bit);
-            assert_eq!(self.words.as_ref()[index] & mask, 0, "bit {bit} past the end");
+            assert_eq!(
+                self.words.as_ref()[index] & mask,
+                0,
+                "bit {bit} past the end"
+            );
         }
     }
 

@@ -1,220 +1,213 @@
-//! An ordered set of disjoint half-open ranges, a value each, with a search for free gaps.
+//! An ordered set of disjoint ranges with a search for free gaps: address spaces, vmalloc areas.
+//!
+//! Rejected: a red-black tree, which needs a cache line per comparison and links in every entry; gaps stored *before* an
+//! entry, as Linux does, which makes an edit at the edge of a leaf correct the neighbour's way to the root as well. Here a
+//! node knows the largest gap between its own entries, and its parent sees the gap to the next node from their bounds.
 
-use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
-use crate::AllocError;
+use crate::arena::{Arena, NIL, Slot};
+use node::{Inner, Item, Leaf};
 
+mod edit;
 mod error;
+mod gap;
+mod iter;
+mod node;
+mod path;
+mod validate;
 
 pub use error::{InsertError, RangeError};
+pub use iter::Iter;
 
-/// An ordered set of disjoint ranges `start..end` of `u64`, with a value of type `V` each.
+/// An ordered set of disjoint half-open ranges `start..end` of addresses, with a value of type `V` each.
+///
+/// Linux: the maple tree of `mm_struct::mm_mt`, lib/maple_tree.c, and the augmented red-black tree of mm/vmalloc.c.
+///
+/// A B+ tree of 8 to 16 items per node. Every operation on one entry costs O(log n): with 100 entries two nodes are read,
+/// with 3000 three, and two or three cache lines of each. Values do not move while they are in the tree.
+///
+/// Memory, from [`alloc`], in chunks of at most one page plus a directory of 24 bytes per chunk: a leaf of 328 bytes
+/// per 8–16 entries, an inner node of 456 bytes per 8–16 nodes, and the value with its tag. So an entry costs
+/// 22 to 50 bytes beside its value: 34 after insertions in random order, 43 in rising or falling order. Only [`insert`](Self::insert) and [`reserve`](Self::reserve) allocate;
+/// memory goes back with [`clear`](Self::clear) or on drop.
+///
+/// # Context
+/// Never sleeps, takes no lock; sharing is the caller's affair.
 pub struct RangeTree<V> {
-    entries: Vec<(Range<u64>, V)>,
+    leaves: Arena<Leaf>,
+    inners: Arena<Inner>,
+    slots: Arena<Entry<V>>,
+    root: u32,
+    /// Levels of nodes: 0 without entries, 1 if the root is a leaf.
+    height: u8,
 }
 
 impl<V> RangeTree<V> {
     /// An empty tree, which owns no memory.
     pub const fn new() -> Self {
-        Self { entries: Vec::new() }
+        Self {
+            leaves: Arena::new(),
+            inners: Arena::new(),
+            slots: Arena::new(),
+            root: NIL,
+            height: 0,
+        }
     }
 
     /// How many entries there are.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.slots.in_use()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    fn idx(&self, addr: u64) -> usize {
-        self.entries.partition_point(|(r, _)| r.end <= addr)
-    }
-
-    fn at(&self, i: usize) -> Option<(Range<u64>, &V)> {
-        self.entries.get(i).map(|(r, v)| (r.clone(), v))
+        self.height == 0
     }
 
     /// The entry that contains `addr`. Linux: `vma_lookup`.
     pub fn get(&self, addr: u64) -> Option<(Range<u64>, &V)> {
-        self.find(addr).filter(|(r, _)| r.start <= addr)
+        self.find(addr).filter(|(range, _)| range.start <= addr)
     }
 
     /// Like [`get`](Self::get), with the value to write to.
     pub fn get_mut(&mut self, addr: u64) -> Option<(Range<u64>, &mut V)> {
-        self.find_mut(addr).filter(|(r, _)| r.start <= addr)
+        self.find_mut(addr).filter(|(range, _)| range.start <= addr)
     }
 
     /// The first entry with `end > addr`: the one that contains `addr`, or else the next. Linux: `find_vma`.
     pub fn find(&self, addr: u64) -> Option<(Range<u64>, &V)> {
-        self.at(self.idx(addr))
+        self.find_item(addr).map(|item| self.entry(item))
     }
 
     /// Like [`find`](Self::find), with the value to write to.
     pub fn find_mut(&mut self, addr: u64) -> Option<(Range<u64>, &mut V)> {
-        let i = self.idx(addr);
-        self.entries.get_mut(i).map(|(r, v)| (r.clone(), v))
+        let item = self.find_item(addr)?;
+        let value = self.slots.get_mut(item.to).value_mut();
+        Some((item.start..item.end, value))
     }
 
     /// The last entry with `end <= addr`: the nearest one wholly below `addr`.
     pub fn prev(&self, addr: u64) -> Option<(Range<u64>, &V)> {
-        self.at(self.idx(addr).wrapping_sub(1))
+        if self.is_empty() {
+            return None;
+        }
+        let mut path = self.path_to(addr);
+        let below = self.step_back(&mut path);
+        let item = below.then(|| self.item_at(&path)).flatten()?;
+        Some(self.entry(item))
     }
 
     /// The first entry with `start > addr`; given an entry's start, its successor.
     pub fn next_after(&self, addr: u64) -> Option<(Range<u64>, &V)> {
-        self.at(self.entries.partition_point(|(r, _)| r.start <= addr))
+        let item = self.find_item(addr)?;
+        if item.start > addr {
+            return Some(self.entry(item));
+        }
+        self.find(item.end)
     }
 
     /// The entry with the lowest addresses.
     pub fn first(&self) -> Option<(Range<u64>, &V)> {
-        self.at(0)
+        self.find(0)
     }
 
     /// The entry with the highest addresses.
     pub fn last(&self) -> Option<(Range<u64>, &V)> {
-        self.at(self.len().wrapping_sub(1))
+        self.prev(u64::MAX)
     }
 
-    /// Makes the next `inserts` insertions unable to run out of memory.
-    ///
-    /// # Errors
-    /// [`AllocError`] if the memory cannot be had.
-    pub fn reserve(&mut self, inserts: usize) -> Result<(), AllocError> {
-        self.entries.try_reserve(inserts).map_err(|_| AllocError)
+    /// Whether no entry intersects `range`.
+    pub fn is_free(&self, range: Range<u64>) -> bool {
+        range.is_empty()
+            || self
+                .find_item(range.start)
+                .is_none_or(|item| item.start >= range.end)
     }
 
-    /// Adds an entry.
-    ///
-    /// # Errors
-    /// [`RangeError::Empty`], [`RangeError::Overlap`] or [`RangeError::OutOfMemory`], with the value.
-    pub fn insert(&mut self, range: Range<u64>, value: V) -> Result<(), InsertError<V>> {
-        let i = self.idx(range.start);
-        let error = if range.is_empty() {
-            RangeError::Empty
-        } else if self.at(i).is_some_and(|(r, _)| r.start < range.end) {
-            RangeError::Overlap
-        } else if self.reserve(1).is_err() {
-            RangeError::OutOfMemory
-        } else {
-            self.entries.insert(i, (range, value));
-            return Ok(());
-        };
-        Err(InsertError { error, value })
-    }
-
-    /// Takes out the entry that starts at `start`.
-    pub fn remove(&mut self, start: u64) -> Option<(Range<u64>, V)> {
-        let i = self.idx(start);
-        self.at(i).is_some_and(|(r, _)| r.start == start).then(|| self.entries.remove(i))
-    }
-
-    /// Takes out the entry with the lowest addresses.
+    /// Takes out the entry with the lowest addresses. O(log n).
     pub fn pop_first(&mut self) -> Option<(Range<u64>, V)> {
-        let start = self.first()?.0.start;
+        let start = self.find_item(0)?.start;
         self.remove(start)
     }
 
-    /// Moves the bounds of the entry that starts at `start`; it keeps its place between its neighbours.
-    ///
-    /// # Errors
-    /// [`RangeError::NotFound`], [`RangeError::Empty`] or [`RangeError::Overlap`].
-    pub fn resize(&mut self, start: u64, new_range: Range<u64>) -> Result<(), RangeError> {
-        let i = self.idx(start);
-        if self.at(i).is_none_or(|(r, _)| r.start != start) {
-            return Err(RangeError::NotFound);
-        }
-        if new_range.is_empty() {
-            return Err(RangeError::Empty);
-        }
-        let below = self.at(i.wrapping_sub(1)).map_or(0, |(r, _)| r.end);
-        let above = self.at(i + 1).map_or(u64::MAX, |(r, _)| r.start);
-        if new_range.start < below || new_range.end > above {
-            return Err(RangeError::Overlap);
-        }
-        self.entries[i].0 = new_range;
-        Ok(())
-    }
-
-    /// Takes out everything, and gives the memory back.
+    /// Takes out everything, and gives the memory back. What was [reserved](Self::reserve) is gone, too.
     pub fn clear(&mut self) {
-        self.entries = Vec::new();
+        *self = Self::new();
     }
 
-    /// All entries, in order of address.
-    pub fn iter(&self) -> Iter<'_, V> {
-        self.range(0..u64::MAX)
-    }
-
-    /// The entries with `end > addr`, in order of address.
-    pub fn iter_from(&self, addr: u64) -> Iter<'_, V> {
-        self.range(addr..u64::MAX)
-    }
-
-    /// The entries that intersect `within`, in order of address.
-    pub fn range(&self, within: Range<u64>) -> Iter<'_, V> {
-        Iter { tree: self, at: self.idx(within.start), end: within.end }
-    }
-
-    /// All values, to write to, in no particular order.
-    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
-        self.entries.iter_mut().map(|(_, v)| v)
-    }
-
-    /// The lowest multiple of `align` in `within` at which `len` addresses are free, all of them in `within`.
-    ///
-    /// # Panics
-    /// If `align` is not a power of two.
-    pub fn lowest_gap(&self, within: Range<u64>, len: u64, align: u64) -> Option<u64> {
-        assert!(align.is_power_of_two(), "alignment is not a power of two");
-        let mut at = within.start;
-        for (r, ()) in self.range(within.clone()).map(|(r, _)| (r, ())).chain([(within.end..u64::MAX, ())]) {
-            if let Some(a) = at.checked_next_multiple_of(align) {
-                if len > 0 && a.checked_add(len).is_some_and(|e| e <= r.start.min(within.end)) {
-                    return Some(a);
-                }
-            }
-            at = at.max(r.end);
-        }
-        None
-    }
-
-    /// The highest multiple of `align` in `within` at which `len` addresses are free, all of them in `within`.
-    ///
-    /// # Panics
-    /// If `align` is not a power of two.
-    pub fn highest_gap(&self, within: Range<u64>, len: u64, align: u64) -> Option<u64> {
-        assert!(align.is_power_of_two(), "alignment is not a power of two");
-        let mut at = within.start;
-        let mut best = None;
-        for r in self.range(within.clone()).map(|(r, _)| r).chain(core::iter::once(within.end..u64::MAX)) {
-            let top = r.start.min(within.end);
-            if let Some(a) = top.checked_sub(len).map(|a| a & !(align - 1)) {
-                if len > 0 && a >= at {
-                    best = Some(a);
-                }
-            }
-            at = at.max(r.end);
-        }
-        best
-    }
-
-    /// How many nodes lie on the way from the root to an entry.
+    /// How many nodes lie on the way from the root to an entry: at most log8(n/2) + 1.
     pub fn height(&self) -> usize {
-        0
+        usize::from(self.height)
     }
 
-    /// Checks every invariant of MODEL.md, in O(n).
-    ///
-    /// # Panics
-    /// If one does not hold.
-    pub fn validate(&self) {
-        for w in self.entries.windows(2) {
-            assert!(w[0].0.end <= w[1].0.start);
+    /// Bytes that the tree holds of the host's heap, in use or in reserve.
+    pub fn heap_bytes(&self) -> usize {
+        self.leaves.heap_bytes() + self.inners.heap_bytes() + self.slots.heap_bytes()
+    }
+
+    fn find_item(&self, addr: u64) -> Option<Item> {
+        if self.is_empty() {
+            return None;
+        }
+        let mut node = self.root;
+        for _ in 1..self.height {
+            let inner = self.inners.get(node);
+            let at = inner.first_ending_after(addr);
+            if at == inner.len() {
+                return None; // only in the root: INV-4
+            }
+            node = inner.to(at);
+        }
+        let leaf = self.leaves.get(node);
+        let at = leaf.first_ending_after(addr);
+        (at < leaf.len()).then(|| leaf.item(at))
+    }
+
+    fn entry(&self, item: Item) -> (Range<u64>, &V) {
+        (item.start..item.end, self.slots.get(item.to).value())
+    }
+}
+
+/// Where a value lives; its address does not change while it is in the tree.
+enum Entry<V> {
+    Vacant(u32),
+    Full(V),
+}
+
+impl<V> Entry<V> {
+    fn value(&self) -> &V {
+        match self {
+            Self::Full(value) => value,
+            Self::Vacant(_) => unreachable!("INV-6: a leaf names a vacant slot"),
+        }
+    }
+
+    fn value_mut(&mut self) -> &mut V {
+        match self {
+            Self::Full(value) => value,
+            Self::Vacant(_) => unreachable!("INV-6: a leaf names a vacant slot"),
+        }
+    }
+
+    fn into_value(self) -> V {
+        match self {
+            Self::Full(value) => value,
+            Self::Vacant(_) => unreachable!("INV-6: a leaf names a vacant slot"),
+        }
+    }
+}
+
+impl<V> Slot for Entry<V> {
+    fn vacant(next: u32) -> Self {
+        Self::Vacant(next)
+    }
+
+    fn next_vacant(&self) -> u32 {
+        match *self {
+            Self::Vacant(next) => next,
+            Self::Full(_) => unreachable!("INV-11: the free list names a slot in use"),
         }
     }
 }
@@ -228,32 +221,5 @@ impl<V> Default for RangeTree<V> {
 impl<V: fmt::Debug> fmt::Debug for RangeTree<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter()).finish()
-    }
-}
-
-impl<'a, V> IntoIterator for &'a RangeTree<V> {
-    type Item = (Range<u64>, &'a V);
-    type IntoIter = Iter<'a, V>;
-
-    fn into_iter(self) -> Iter<'a, V> {
-        self.iter()
-    }
-}
-
-/// Entries in order of address; made by [`RangeTree::iter`] and its kin.
-#[derive(Debug)]
-pub struct Iter<'a, V> {
-    tree: &'a RangeTree<V>,
-    at: usize,
-    end: u64,
-}
-
-impl<'a, V> Iterator for Iter<'a, V> {
-    type Item = (Range<u64>, &'a V);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let hit = self.tree.at(self.at).filter(|(r, _)| r.start < self.end)?;
-        self.at += 1;
-        Some(hit)
     }
 }

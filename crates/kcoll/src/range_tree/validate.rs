@@ -1,0 +1,73 @@
+//! The check of all invariants, for tests and for debug builds.
+
+use super::node::{CAP, MIN, Node};
+use super::{Entry, RangeTree};
+
+impl<V> RangeTree<V> {
+    /// Checks every invariant of MODEL.md. O(n).
+    ///
+    /// # Panics
+    /// If one does not hold, naming it.
+    pub fn validate(&self) {
+        self.leaves.validate();
+        self.inners.validate();
+        self.slots.validate();
+        let mut seen = Seen::default();
+        if self.height > 0 {
+            self.validate_node(self.height() - 1, self.root, &mut seen);
+        }
+        assert_eq!(seen.entries, self.len(), "INV-6: entries and values");
+        assert_eq!(seen.leaves, self.leaves.in_use(), "INV-7: a lost leaf");
+        assert_eq!(
+            seen.inners,
+            self.inners.in_use(),
+            "INV-7: a lost inner node"
+        );
+    }
+
+    fn validate_node(&self, level: usize, node: u32, seen: &mut Seen) {
+        let is_root = level + 1 == self.height();
+        if level == 0 {
+            let leaf = self.leaves.get(node);
+            validate_items(leaf, if is_root { 1 } else { MIN });
+            seen.leaves += 1;
+            seen.entries += leaf.len();
+            for at in 0..leaf.len() {
+                let full = matches!(self.slots.get(leaf.to(at)), Entry::Full(_));
+                assert!(full, "INV-6: a leaf names a vacant slot");
+            }
+            return;
+        }
+        let inner = self.inners.get(node);
+        validate_items(inner, if is_root { 2 } else { MIN });
+        seen.inners += 1;
+        for at in 0..inner.len() {
+            let child = inner.to(at);
+            self.validate_node(level - 1, child, seen);
+            let summary = if level == 1 {
+                self.leaves.get(child).summary(child)
+            } else {
+                self.inners.get(child).summary(child)
+            };
+            assert_eq!(inner.item(at), summary, "INV-4, INV-5: a stale summary");
+        }
+    }
+}
+
+#[derive(Default)]
+struct Seen {
+    entries: usize,
+    leaves: usize,
+    inners: usize,
+}
+
+fn validate_items<const GAPS: usize>(node: &Node<GAPS>, fewest: usize) {
+    assert!((fewest..=CAP).contains(&node.len()), "INV-3: fill");
+    for at in 0..node.len() {
+        assert!(node.start(at) < node.end(at), "INV-1: an empty range");
+        assert!(
+            at == 0 || node.end(at - 1) <= node.start(at),
+            "INV-2: ranges out of order"
+        );
+    }
+}
