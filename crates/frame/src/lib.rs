@@ -3,6 +3,7 @@
 
 mod addr;
 mod gfp;
+pub mod memblock;
 mod memmap;
 mod order;
 mod page;
