@@ -1,2 +1,12 @@
-//! The buddy allocator of one zone
 #![no_std]
+#![forbid(unsafe_code)]
+#![doc = include_str!("../README.md")]
+
+mod areas;
+mod buddy;
+mod check;
+mod error;
+
+pub use buddy::{Buddy, FreeBlock};
+pub use check::Broken;
+pub use error::FreeError;
