@@ -1,2 +1,27 @@
-//! Four- and five-level x86-64 page tables: walk, map, unmap, protect
 #![no_std]
+#![doc = include_str!("../README.md")]
+
+pub mod layout;
+
+mod counter;
+mod error;
+mod flags;
+mod gather;
+mod level;
+mod mapper;
+mod pte;
+mod root;
+mod slot;
+mod table;
+mod walk;
+
+pub use counter::TableCounter;
+pub use error::MapError;
+pub use flags::PteFlags;
+pub use gather::MmuGather;
+pub use level::{Level, Levels};
+pub use mapper::Mapper;
+pub use pte::{Leaf, Pte};
+pub use root::{KernelHalf, Root};
+pub use slot::PteSlot;
+pub use walk::{Span, Walk};
