@@ -1,0 +1,130 @@
+//! Where objects lie in the slabs of a cache, and how large the slabs are.
+
+use bitflags::bitflags;
+use kmm_frame::{Order, PAGE_SIZE};
+
+use crate::SlubError;
+
+bitflags! {
+    /// How a cache lays out its objects and where it takes pages from. Linux: `slab_flags_t`.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+    pub struct CacheFlags: u32 {
+        /// Objects start on cache lines, or divide one evenly. Linux: `SLAB_HWCACHE_ALIGN`.
+        const HWCACHE_ALIGN = 1 << 0;
+        /// Pages come from `ZONE_DMA`. Linux: `SLAB_CACHE_DMA`.
+        const CACHE_DMA = 1 << 1;
+        /// Objects can be dropped by a shrinker. Linux: `SLAB_RECLAIM_ACCOUNT`.
+        const RECLAIM_ACCOUNT = 1 << 2;
+    }
+}
+
+/// The free list takes a word of each free object.
+pub(crate) const WORD_BYTES: usize = size_of::<u64>();
+const CACHE_LINE_BYTES: usize = 64;
+/// Slabs are no larger than this unless one object needs it. Linux: `slub_max_order`.
+const SLAB_MAX_ORDER: u8 = 3;
+/// Objects are numbered by `u16`, and one number means none. Linux: `MAX_OBJS_PER_PAGE`.
+const MAX_OBJECTS: usize = 32_767;
+
+/// The layout of a cache's slabs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Geometry {
+    /// Bytes that the caller may use.
+    pub(crate) object_size: usize,
+    /// Bytes from one object to the next.
+    pub(crate) stride: usize,
+    /// What every object's address is a multiple of.
+    pub(crate) align: usize,
+    /// Where in a free object the word of the free list lies.
+    pub(crate) word_at: usize,
+    /// The size of slab to ask for first.
+    pub(crate) order: Order,
+    /// The smallest slab that holds an object.
+    pub(crate) min_order: Order,
+}
+
+impl Geometry {
+    /// Linux: `calculate_sizes` and `calculate_order`, mm/slub.c.
+    pub(crate) fn new(
+        object_size: usize,
+        align: usize,
+        flags: CacheFlags,
+        constructed: bool,
+        nr_cpus: usize,
+    ) -> Result<Self, SlubError> {
+        if object_size == 0 || !align.is_power_of_two() || align > PAGE_SIZE {
+            return Err(SlubError::InvalidLayout);
+        }
+        if object_size > crate::KMALLOC_MAX_SIZE {
+            return Err(SlubError::TooLarge);
+        }
+        let align = if flags.contains(CacheFlags::HWCACHE_ALIGN) {
+            align.max(line_fraction(object_size))
+        } else {
+            align
+        }
+        .max(WORD_BYTES);
+        // A constructed object keeps its state while it is free, so the word goes behind it.
+        let word_at = if constructed {
+            object_size.next_multiple_of(WORD_BYTES)
+        } else {
+            0
+        };
+        let stride = object_size
+            .max(word_at + WORD_BYTES)
+            .next_multiple_of(align);
+        let min_order = Order::for_size(stride).ok_or(SlubError::TooLarge)?;
+        Ok(Self {
+            object_size,
+            stride,
+            align,
+            word_at,
+            order: slab_order(stride, nr_cpus).unwrap_or(min_order),
+            min_order,
+        })
+    }
+
+    /// Objects in a slab of `order`.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "MAX_OBJECTS is below 1 << 16"
+    )]
+    pub(crate) fn objects(&self, order: Order) -> u16 {
+        (order.size_bytes() / self.stride).min(MAX_OBJECTS) as u16
+    }
+}
+
+/// The largest fraction of a cache line that holds the object, or a whole line. Linux: `calculate_alignment`.
+fn line_fraction(object_size: usize) -> usize {
+    let mut align = CACHE_LINE_BYTES;
+    while align > WORD_BYTES && object_size <= align / 2 {
+        align /= 2;
+    }
+    align
+}
+
+/// The smallest slab that wastes little and holds enough objects to be worth a trip to the page source; `None` when
+/// not even one object fits a usual slab. Linux: `calculate_order`.
+fn slab_order(stride: usize, nr_cpus: usize) -> Option<Order> {
+    let max = Order::new(SLAB_MAX_ORDER)?;
+    let most = max.size_bytes() / stride;
+    let cpu_bits = usize::BITS - nr_cpus.max(1).leading_zeros();
+    let wanted = (4 * (cpu_bits as usize + 1)).min(most);
+    for objects in (2..=wanted).rev() {
+        // Waste at most a sixteenth; rather an eighth, or a quarter, than fewer objects.
+        for fraction in [16, 8, 4] {
+            let order = least_order(stride, objects, fraction).filter(|order| *order <= max);
+            if order.is_some() {
+                return order;
+            }
+        }
+    }
+    least_order(stride, 1, 1).filter(|order| *order <= max)
+}
+
+fn least_order(stride: usize, objects: usize, fraction: usize) -> Option<Order> {
+    Order::for_size(objects * stride)?
+        .up_to_max()
+        .take_while(|order| order.get() <= SLAB_MAX_ORDER)
+        .find(|order| order.size_bytes() % stride <= order.size_bytes() / fraction)
+}
