@@ -1,0 +1,223 @@
+//! The local APIC and the I/O APICs, by memory-mapped registers; the local one by MSR where the firmware has switched it to x2APIC.
+#![expect(unsafe_code, reason = "device registers")]
+
+use core::ptr::NonNull;
+
+use spin::Once;
+use volatile::Volatile;
+use x86_64::registers::model_specific::Msr;
+
+use super::acpi::{Override, Platform};
+use crate::mm;
+use crate::sync::IrqSpinLock;
+
+const MSR_APIC_BASE: u32 = 0x1b;
+const APIC_BASE_X2APIC: u64 = 1 << 10;
+const APIC_BASE_ENABLE: u64 = 1 << 11;
+const MSR_X2APIC: u32 = 0x800;
+const REGISTERS_LEN: usize = 0x1000;
+
+// Registers of the local APIC: SDM 3A, "Local APIC register address map".
+const ID: usize = 0x20;
+const TASK_PRIORITY: usize = 0x80;
+const END_OF_INTERRUPT: usize = 0xb0;
+const SPURIOUS: usize = 0xf0;
+const LVT_TIMER: usize = 0x320;
+const LVT_LINT0: usize = 0x350;
+const LVT_ERROR: usize = 0x370;
+const TIMER_INITIAL_COUNT: usize = 0x380;
+const TIMER_CURRENT_COUNT: usize = 0x390;
+const TIMER_DIVIDE: usize = 0x3e0;
+
+const SPURIOUS_ENABLE: u32 = 1 << 8;
+const LVT_MASKED: u32 = 1 << 16;
+const LVT_PERIODIC: u32 = 1 << 17;
+const DIVIDE_BY_16: u32 = 0b0011;
+
+/// Vector of interrupts that went away before they were taken.
+pub const SPURIOUS_VECTOR: u8 = 0xff;
+
+enum Registers {
+    Mmio(NonNull<u32>),
+    Msr,
+}
+
+/// This CPU's interrupt controller.
+pub struct LocalApic {
+    registers: Registers,
+}
+
+// SAFETY: the registers are the running CPU's own, wherever they are reached from.
+unsafe impl Send for LocalApic {}
+// SAFETY: each access is one volatile read or write.
+unsafe impl Sync for LocalApic {}
+
+static LOCAL: Once<LocalApic> = Once::new();
+
+/// The local APIC, if there is one.
+pub fn local() -> Option<&'static LocalApic> {
+    LOCAL.get()
+}
+
+/// Switches the local APIC on. `None` if it cannot be mapped.
+pub fn init_local(platform: &Platform) -> Option<&'static LocalApic> {
+    let mut base = Msr::new(MSR_APIC_BASE);
+    // SAFETY: the MSR exists, as there is a local APIC: the MADT says so.
+    let value = unsafe { base.read() };
+    let registers = if value & APIC_BASE_X2APIC != 0 {
+        Registers::Msr
+    } else {
+        Registers::Mmio(mm::ioremap(platform.local_apic, REGISTERS_LEN)?.cast())
+    };
+    if value & APIC_BASE_ENABLE == 0 {
+        // SAFETY: enables the APIC where it is.
+        unsafe { base.write(value | APIC_BASE_ENABLE) };
+    }
+    let apic = LOCAL.call_once(|| LocalApic { registers });
+    apic.write(TASK_PRIORITY, 0);
+    apic.write(LVT_TIMER, LVT_MASKED);
+    apic.write(LVT_LINT0, LVT_MASKED);
+    apic.write(LVT_ERROR, LVT_MASKED);
+    apic.write(SPURIOUS, SPURIOUS_ENABLE | u32::from(SPURIOUS_VECTOR));
+    Some(apic)
+}
+
+impl LocalApic {
+    fn read(&self, register: usize) -> u32 {
+        match self.registers {
+            Registers::Mmio(base) => {
+                // SAFETY: inside the mapped register page, 4-byte aligned.
+                let cell = unsafe { base.byte_add(register).as_ref() };
+                Volatile::new_read_only(cell).read()
+            }
+            // SAFETY: in x2APIC mode the register has an MSR of its own; the high half of all but ICR is zero.
+            Registers::Msr => unsafe {
+                Msr::new(MSR_X2APIC + (register >> 4) as u32).read() as u32
+            },
+        }
+    }
+
+    fn write(&self, register: usize, value: u32) {
+        match self.registers {
+            Registers::Mmio(base) => {
+                // SAFETY: inside the mapped register page, 4-byte aligned; the reference lives for this one write.
+                let cell = unsafe { base.byte_add(register).as_mut() };
+                Volatile::new(cell).write(value);
+            }
+            // SAFETY: as above.
+            Registers::Msr => unsafe {
+                Msr::new(MSR_X2APIC + (register >> 4) as u32).write(u64::from(value))
+            },
+        }
+    }
+
+    /// The number by which interrupts are sent here.
+    pub fn id(&self) -> u8 {
+        let id = self.read(ID);
+        match self.registers {
+            Registers::Mmio(_) => id.to_le_bytes()[3],
+            Registers::Msr => id.to_le_bytes()[0],
+        }
+    }
+
+    /// The interrupt in service has been handled.
+    pub fn end_of_interrupt(&self) {
+        self.write(END_OF_INTERRUPT, 0);
+    }
+
+    /// Lets the timer count down from its highest value, once, without an interrupt: for calibration.
+    pub fn start_count_down(&self) {
+        self.write(TIMER_DIVIDE, DIVIDE_BY_16);
+        self.write(LVT_TIMER, LVT_MASKED);
+        self.write(TIMER_INITIAL_COUNT, u32::MAX);
+    }
+
+    /// Counts since [`Self::start_count_down`].
+    pub fn counted_down(&self) -> u32 {
+        u32::MAX - self.read(TIMER_CURRENT_COUNT)
+    }
+
+    /// Interrupts with `vector` every `count` counts, for ever.
+    pub fn start_periodic(&self, vector: u8, count: u32) {
+        self.write(TIMER_DIVIDE, DIVIDE_BY_16);
+        self.write(LVT_TIMER, LVT_PERIODIC | u32::from(vector));
+        self.write(TIMER_INITIAL_COUNT, count);
+    }
+}
+
+// An I/O APIC has an index register and a data register.
+const IO_SELECT: usize = 0x00;
+const IO_WINDOW: usize = 0x10;
+const IO_VERSION: u32 = 0x01;
+const IO_REDIRECTION: u32 = 0x10;
+const IO_MASKED: u32 = 1 << 16;
+const IO_LEVEL: u32 = 1 << 15;
+const IO_ACTIVE_LOW: u32 = 1 << 13;
+const MPS_POLARITY_LOW: u16 = 0b11;
+const MPS_TRIGGER_LEVEL: u16 = 0b11 << 2;
+
+struct IoApicWindow {
+    base: NonNull<u32>,
+}
+
+impl IoApicWindow {
+    fn select(&mut self, register: u32) {
+        // SAFETY: inside the mapped register page.
+        let cell = unsafe { self.base.byte_add(IO_SELECT).as_mut() };
+        Volatile::new(cell).write(register);
+    }
+
+    fn read(&mut self, register: u32) -> u32 {
+        self.select(register);
+        // SAFETY: inside the mapped register page.
+        let cell = unsafe { self.base.byte_add(IO_WINDOW).as_ref() };
+        Volatile::new_read_only(cell).read()
+    }
+
+    fn write(&mut self, register: u32, value: u32) {
+        self.select(register);
+        // SAFETY: inside the mapped register page.
+        let cell = unsafe { self.base.byte_add(IO_WINDOW).as_mut() };
+        Volatile::new(cell).write(value);
+    }
+
+    fn nr_lines(&mut self) -> u32 {
+        ((self.read(IO_VERSION) >> 16) & 0xff) + 1
+    }
+}
+
+/// Index and data must not be torn apart.
+static IO_LOCK: IrqSpinLock<()> = IrqSpinLock::new(());
+
+/// Masks every line of every I/O APIC, and sends the ISA line of `wanted` to `vector` on the CPU `apic_id`. `false` if no I/O APIC serves it.
+pub fn init_io(platform: &Platform, wanted: Override, vector: u8, apic_id: u8) -> bool {
+    let _locked = IO_LOCK.lock();
+    let mut is_routed = false;
+    for io_apic in platform.io_apics() {
+        let Some(base) = mm::ioremap(io_apic.address, REGISTERS_LEN) else {
+            continue;
+        };
+        let mut window = IoApicWindow { base: base.cast() };
+        for line in 0..window.nr_lines() {
+            let register = IO_REDIRECTION + 2 * line;
+            if io_apic.first_gsi + line == wanted.gsi {
+                let polarity = if wanted.flags & MPS_POLARITY_LOW == MPS_POLARITY_LOW {
+                    IO_ACTIVE_LOW
+                } else {
+                    0
+                };
+                let trigger = if wanted.flags & MPS_TRIGGER_LEVEL == MPS_TRIGGER_LEVEL {
+                    IO_LEVEL
+                } else {
+                    0
+                };
+                window.write(register + 1, u32::from(apic_id) << 24);
+                window.write(register, u32::from(vector) | polarity | trigger);
+                is_routed = true;
+            } else {
+                window.write(register, IO_MASKED);
+            }
+        }
+    }
+    is_routed
+}

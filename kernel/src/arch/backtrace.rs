@@ -1,0 +1,81 @@
+//! Who called whom: the chain of frame pointers, symbolised where symbols are known.
+//!
+//! Every read of the chain may fault and is caught, so a corrupt stack shortens the list and does no harm.
+#![expect(unsafe_code, reason = "reads RBP")]
+
+use core::arch::asm;
+
+use super::trap::TrapFrame;
+use super::usercopy;
+use crate::boot::image;
+use crate::symbols::Symbolised;
+
+const MAX_FRAMES: usize = 40;
+
+/// Calls `visit` with the return addresses found from the frame at `rbp`, innermost first.
+fn walk(mut rbp: u64, mut visit: impl FnMut(u64)) {
+    for _ in 0..MAX_FRAMES {
+        if rbp == 0 || rbp % 8 != 0 || rbp < crate::boot::DIRECT_MAP {
+            return;
+        }
+        let (Some(caller_rbp), Some(return_address)) =
+            (usercopy::probe(rbp), usercopy::probe(rbp + 8))
+        else {
+            return;
+        };
+        if !image::text().contains(&return_address) {
+            return;
+        }
+        visit(return_address);
+        // Stacks grow down: a caller's frame lies above, or on another stack.
+        if caller_rbp == rbp {
+            return;
+        }
+        rbp = caller_rbp;
+    }
+}
+
+fn print_line(nr: usize, address: u64) {
+    println!("  #{nr:<2} {address:016x} {}", Symbolised(address));
+}
+
+/// Prints the caller's call chain.
+#[inline(never)]
+pub fn print_here() {
+    let rbp: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, rbp", out(reg) rbp, options(nomem, nostack, preserves_flags)) };
+    println!("call trace:");
+    let mut nr = 0;
+    walk(rbp, |address| {
+        print_line(nr, address);
+        nr += 1;
+    });
+}
+
+/// Fills `addresses` with the caller's call chain, innermost first; returns how many. For who-allocated records.
+#[inline(never)]
+pub fn capture(addresses: &mut [u64]) -> usize {
+    let rbp: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, rbp", out(reg) rbp, options(nomem, nostack, preserves_flags)) };
+    let mut filled = 0;
+    walk(rbp, |address| {
+        if let Some(slot) = addresses.get_mut(filled) {
+            *slot = address;
+            filled += 1;
+        }
+    });
+    filled
+}
+
+/// Prints the call chain of interrupted kernel code.
+pub fn print_interrupted(frame: &TrapFrame) {
+    println!("call trace:");
+    print_line(0, frame.rip);
+    let mut nr = 1;
+    walk(frame.rbp, |address| {
+        print_line(nr, address);
+        nr += 1;
+    });
+}

@@ -1,0 +1,124 @@
+//! Time: a tick 100 times a second, and nanoseconds by the time-stamp counter. Both are measured against the PIT once.
+#![expect(unsafe_code, reason = "port I/O")]
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use x86_64::instructions::port::Port;
+
+use super::trap::TrapFrame;
+use super::{apic, cpu, irq, serial};
+use crate::process;
+
+/// Ticks a second. Linux: `HZ`; its user-visible `USER_HZ` is the same.
+pub const HZ: u64 = 100;
+
+const PIT_HZ: u64 = 1_193_182;
+const PIT_CHANNEL_0: u16 = 0x40;
+const PIT_CHANNEL_2: u16 = 0x42;
+const PIT_COMMAND: u16 = 0x43;
+const PORT_B: u16 = 0x61;
+const PORT_B_GATE_2: u8 = 1;
+const PORT_B_SPEAKER: u8 = 2;
+const PORT_B_OUT_2: u8 = 1 << 5;
+/// Channel 2, both bytes, mode 0 (output rises at the end), binary.
+const PIT_CHANNEL_2_ONCE: u8 = 0b1011_0000;
+/// Channel 0, both bytes, mode 2 (rate generator), binary.
+const PIT_CHANNEL_0_RATE: u8 = 0b0011_0100;
+const CALIBRATION_HZ: u64 = 100;
+/// A PIT that never ends its count is absent; its polls take about a microsecond each.
+const MAX_PIT_POLLS: u32 = 2_000_000;
+
+static TICKS: AtomicU64 = AtomicU64::new(0);
+static TSC_AT_START: AtomicU64 = AtomicU64::new(0);
+static TSC_HZ: AtomicU64 = AtomicU64::new(0);
+
+fn write(port: u16, value: u8) {
+    // SAFETY: the PIT's ports and port B; they change the timer and the speaker.
+    unsafe { Port::<u8>::new(port).write(value) }
+}
+
+fn read_port_b() -> u8 {
+    // SAFETY: reading has no effect.
+    unsafe { Port::<u8>::new(PORT_B).read() }
+}
+
+/// Waits for a hundredth of a second by PIT channel 2. `false` if there is no PIT.
+fn wait_for_pit() -> bool {
+    let [low, high, ..] = (PIT_HZ / CALIBRATION_HZ).to_le_bytes();
+    write(PORT_B, (read_port_b() & !PORT_B_SPEAKER) | PORT_B_GATE_2);
+    write(PIT_COMMAND, PIT_CHANNEL_2_ONCE);
+    write(PIT_CHANNEL_2, low);
+    write(PIT_CHANNEL_2, high);
+    (0..MAX_PIT_POLLS).any(|_| read_port_b() & PORT_B_OUT_2 != 0)
+}
+
+/// Measures the clocks and starts the tick (which comes once interrupts are on).
+pub fn init() {
+    if let Some(local) = apic::local() {
+        local.start_count_down();
+    }
+    let tsc_before = cpu::rdtsc();
+    let has_pit = wait_for_pit();
+    let tsc_after = cpu::rdtsc();
+    let tsc_hz = if has_pit {
+        (tsc_after - tsc_before) * CALIBRATION_HZ
+    } else {
+        1_000_000_000
+    };
+    TSC_HZ.store(tsc_hz.max(1), Ordering::Relaxed);
+    match apic::local() {
+        Some(local) => {
+            let apic_hz = if has_pit {
+                u64::from(local.counted_down()) * CALIBRATION_HZ
+            } else {
+                62_500_000
+            };
+            local.start_periodic(
+                irq::TIMER_VECTOR,
+                u32::try_from(apic_hz / HZ).unwrap_or(u32::MAX).max(1),
+            );
+            println!(
+                "timer: local APIC at {} kHz, TSC at {} kHz, {HZ} ticks a second",
+                apic_hz / 1000,
+                tsc_hz / 1000
+            );
+        }
+        None => {
+            let [low, high, ..] = (PIT_HZ / HZ).to_le_bytes();
+            write(PIT_COMMAND, PIT_CHANNEL_0_RATE);
+            write(PIT_CHANNEL_0, low);
+            write(PIT_CHANNEL_0, high);
+            println!(
+                "timer: PIT, TSC at {} kHz, {HZ} ticks a second",
+                tsc_hz / 1000
+            );
+        }
+    }
+}
+
+/// Notes when the kernel started: time zero of [`now_ns`].
+pub fn start_clock() {
+    TSC_AT_START.store(cpu::rdtsc(), Ordering::Relaxed);
+}
+
+/// The tick, interrupts off. Only a user program is preempted by it.
+pub(super) fn tick(frame: &mut TrapFrame) {
+    TICKS.fetch_add(1, Ordering::Relaxed);
+    serial::poll();
+    process::on_tick(frame);
+}
+
+/// Ticks since the timer was started. Linux: `jiffies`.
+pub fn ticks() -> u64 {
+    TICKS.load(Ordering::Relaxed)
+}
+
+/// Nanoseconds since the kernel was entered; 0 before the clocks are measured.
+pub fn now_ns() -> u64 {
+    let tsc_hz = TSC_HZ.load(Ordering::Relaxed);
+    if tsc_hz == 0 {
+        return 0;
+    }
+    let elapsed = cpu::rdtsc().wrapping_sub(TSC_AT_START.load(Ordering::Relaxed));
+    u64::try_from(u128::from(elapsed) * 1_000_000_000 / u128::from(tsc_hz)).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,120 @@
+//! `#[global_allocator]` in two stages: a `linked_list_allocator` heap over early memory, then slub.
+//!
+//! The static is empty and const. [`init_early`] lends it a block of memory that memblock gave; [`switch_to`] names the final
+//! allocator. Objects from the early heap may be freed at any time: their addresses tell where they came from.
+#![expect(unsafe_code, reason = "implements GlobalAlloc")]
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use linked_list_allocator::Heap;
+use spin::Once;
+
+use crate::sync::IrqSpinLock;
+
+/// The allocator behind `alloc::`.
+pub struct KernelHeap {
+    early: IrqSpinLock<Heap>,
+    early_start: AtomicUsize,
+    early_end: AtomicUsize,
+    last: Once<&'static (dyn GlobalAlloc + Sync)>,
+}
+
+#[global_allocator]
+static HEAP: KernelHeap = KernelHeap {
+    early: IrqSpinLock::new(Heap::empty()),
+    early_start: AtomicUsize::new(0),
+    early_end: AtomicUsize::new(0),
+    last: Once::new(),
+};
+
+/// Lends the early heap its memory.
+///
+/// # Safety
+/// 1. `start..start + size_bytes` is mapped, writable memory that nobody else uses, for ever.
+/// 2. It is called once.
+pub unsafe fn init_early(start: *mut u8, size_bytes: usize) {
+    HEAP.early_start.store(start.addr(), Ordering::Relaxed);
+    HEAP.early_end
+        .store(start.addr() + size_bytes, Ordering::Relaxed);
+    // SAFETY: the caller's obligations 1 and 2.
+    unsafe { HEAP.early.lock().init(start, size_bytes) }
+}
+
+/// Bytes used and free of the early heap.
+pub fn early_usage() -> (usize, usize) {
+    let heap = HEAP.early.lock();
+    (heap.used(), heap.free())
+}
+
+/// From now on, new objects come from `allocator`. The first call counts.
+pub fn switch_to(allocator: &'static (dyn GlobalAlloc + Sync)) {
+    HEAP.last.call_once(|| allocator);
+}
+
+impl KernelHeap {
+    fn is_early(&self, object: *mut u8) -> bool {
+        (self.early_start.load(Ordering::Relaxed)..self.early_end.load(Ordering::Relaxed))
+            .contains(&object.addr())
+    }
+}
+
+// SAFETY: both stages are allocators in their own right, and `dealloc` sends each object to the stage whose memory holds it.
+unsafe impl GlobalAlloc for KernelHeap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if let Some(last) = self.last.get() {
+            // SAFETY: passed on; `layout` has a size above zero, as our caller promises.
+            return unsafe { last.alloc(layout) };
+        }
+        self.early
+            .lock()
+            .allocate_first_fit(layout)
+            .map_or(ptr::null_mut(), NonNull::as_ptr)
+    }
+
+    unsafe fn dealloc(&self, object: *mut u8, layout: Layout) {
+        if self.is_early(object) {
+            if let Some(object) = NonNull::new(object) {
+                // SAFETY: the object lies in the early heap, so it came from there, with this layout.
+                unsafe { self.early.lock().deallocate(object, layout) };
+            }
+        } else if let Some(last) = self.last.get() {
+            // SAFETY: what is not from the early heap came from `last`.
+            unsafe { last.dealloc(object, layout) };
+        }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if let Some(last) = self.last.get() {
+            // SAFETY: passed on.
+            return unsafe { last.alloc_zeroed(layout) };
+        }
+        // SAFETY: `layout` has a size above zero, as our caller promises.
+        let object = unsafe { self.alloc(layout) };
+        if !object.is_null() {
+            // SAFETY: the block is ours, and `layout.size()` bytes long.
+            unsafe { ptr::write_bytes(object, 0, layout.size()) };
+        }
+        object
+    }
+
+    unsafe fn realloc(&self, object: *mut u8, layout: Layout, new_size_bytes: usize) -> *mut u8 {
+        if let (false, Some(last)) = (self.is_early(object), self.last.get()) {
+            // SAFETY: the object came from `last`; the rest is the caller's.
+            return unsafe { last.realloc(object, layout, new_size_bytes) };
+        }
+        // SAFETY: the caller promises that the size fits a layout of this alignment.
+        let new_layout =
+            unsafe { Layout::from_size_align_unchecked(new_size_bytes, layout.align()) };
+        // SAFETY: the new size is above zero, by the caller.
+        let new = unsafe { self.alloc(new_layout) };
+        if !new.is_null() {
+            // SAFETY: two live blocks, each at least as long as the shorter of the two sizes.
+            unsafe { ptr::copy_nonoverlapping(object, new, layout.size().min(new_size_bytes)) };
+            // SAFETY: the old block is the caller's to give up, now that the new one exists.
+            unsafe { self.dealloc(object, layout) };
+        }
+        new
+    }
+}
