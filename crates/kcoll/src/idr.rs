@@ -187,6 +187,12 @@ impl<V> Idr<V> {
         })
     }
 
+    /// Bytes that the table holds of the host's heap, in use or in reserve.
+    pub fn heap_bytes(&self) -> usize {
+        let bits = BitmapLayout::summary_words_for(self.free.len()) * size_of::<u64>();
+        bits + self.places.capacity() * size_of::<u32>() + self.values.heap_bytes()
+    }
+
     fn capacity(&self) -> usize {
         ((self.ids.end() - self.ids.start()) as usize).saturating_add(1)
     }

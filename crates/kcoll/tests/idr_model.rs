@@ -100,6 +100,21 @@ fn a_cyclic_id_rests_until_the_circle_closes() {
 }
 
 #[test]
+fn overhead_is_as_documented() {
+    let mut idr = Idr::new(1..=32_768);
+    assert_eq!(idr.heap_bytes(), 0);
+    for n in 0..32_768_u64 {
+        idr.alloc(n).unwrap();
+    }
+    assert_eq!(idr.alloc(0).unwrap_err().error, IdrError::NoFreeId);
+    // 32 768 places of 4 bytes; 512 + 8 + 1 words of free bits; values of 16 bytes with their tags, 256 to a page, and 24
+    // bytes of directory for each page.
+    let table = 32_768 * 4 + (512 + 8 + 1) * 8;
+    let values = 32_768 * 16 + 128 * 24;
+    assert_eq!(idr.heap_bytes(), table + values);
+}
+
+#[test]
 #[should_panic(expected = "no ids to hand out")]
 #[expect(clippy::reversed_empty_ranges, reason = "that is what is refused")]
 fn an_empty_range_of_ids_is_refused() {

@@ -314,6 +314,27 @@ fn reserved_insertions_never_allocate() {
 }
 
 #[test]
+fn one_reserved_insertion_never_allocates_at_any_size() {
+    let mut tree = RangeTree::new();
+    for n in 0..40_000 {
+        tree.reserve(1).unwrap();
+        failing::after(0, || tree.insert(n..n + 1, ())).unwrap();
+    }
+    tree.validate();
+}
+
+#[test]
+fn sixteen_entries_left_over_fit_one_node() {
+    let mut tree = RangeTree::new();
+    for n in 0..17 {
+        tree.insert(n..n + 1, ()).unwrap();
+    }
+    assert_eq!(tree.height(), 2);
+    tree.remove(16).unwrap();
+    assert_eq!(tree.height(), 1);
+}
+
+#[test]
 fn failed_reservation_leaves_the_tree_as_it_was() {
     let mut tree = RangeTree::new();
     for n in 0..100 {
@@ -326,7 +347,7 @@ fn failed_reservation_leaves_the_tree_as_it_was() {
         assert_eq!(tree.iter().count(), 100);
     }
     assert_eq!(tree.reserve(usize::MAX), Err(AllocError));
-    assert_eq!(tree.reserve(1 << 40), Err(AllocError));
+    assert_eq!(tree.reserve(usize::MAX / 1000), Err(AllocError));
     tree.validate();
 }
 

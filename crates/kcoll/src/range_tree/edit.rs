@@ -140,6 +140,9 @@ impl<V> RangeTree<V> {
     fn insert_at(&mut self, path: &Path, item: Item) {
         let leaf = path.steps[0];
         let mut right = insert_or_split(&mut self.leaves, leaf, item);
+        if right.is_none() && self.height == 1 {
+            return;
+        }
         let mut left = self.leaves.get(leaf.node).summary(leaf.node);
         for (level, step) in path.steps[..self.height()].iter().enumerate().skip(1) {
             let Some(sibling) = right else {
@@ -171,6 +174,9 @@ impl<V> RangeTree<V> {
                 return;
             }
             inner.set(step.at, summary);
+            if step.node == self.root {
+                return; // nobody asks for its summary
+            }
             summary = inner.summary(step.node);
         }
     }

@@ -30,8 +30,9 @@ pub use iter::Iter;
 ///
 /// Memory, from [`alloc`], in chunks of at most one page plus a directory of 24 bytes per chunk: a leaf of 328 bytes
 /// per 8–16 entries, an inner node of 456 bytes per 8–16 nodes, and the value with its tag. So an entry costs
-/// 22 to 50 bytes beside its value: 34 after insertions in random order, 43 in rising or falling order. Only [`insert`](Self::insert) and [`reserve`](Self::reserve) allocate;
-/// memory goes back with [`clear`](Self::clear) or on drop.
+/// 22 to 50 bytes beside its value: 34 after insertions in random order, 43 in rising or falling order. A value larger
+/// than a page makes chunks of its own size. Only [`insert`](Self::insert) and [`reserve`](Self::reserve)
+/// allocate; memory goes back with [`clear`](Self::clear) or on drop.
 ///
 /// # Context
 /// Never sleeps, takes no lock; sharing is the caller's affair.

@@ -12,6 +12,7 @@ pub(super) type Leaf = Node<0>;
 /// A node with children: its items summarise one child each, and `to` is the child.
 pub(super) type Inner = Node<CAP>;
 
+#[cfg(target_pointer_width = "64")]
 const _: () = assert!(size_of::<Leaf>() == 328 && size_of::<Inner>() == 456);
 
 /// One range in a node.
@@ -164,10 +165,10 @@ impl<const GAPS: usize> Node<GAPS> {
 
     /// This node, at index `to`, as an item of its parent. The node is not empty.
     pub(super) fn summary(&self, to: u32) -> Item {
-        let mut gap = self.gap(0);
-        for at in 1..self.len() {
-            gap = gap.max(self.gap(at)).max(self.start(at) - self.end(at - 1));
-        }
+        let between = self.starts()[1..].iter().zip(self.ends());
+        let between = between.map(|(start, end)| start - end);
+        let inside = self.gaps.iter().copied().take(self.len());
+        let gap = between.chain(inside).fold(0, u64::max);
         Item {
             start: self.start(0),
             end: self.end(self.len() - 1),
