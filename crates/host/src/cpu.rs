@@ -108,10 +108,42 @@ impl fmt::Display for InUse {
 
 impl core::error::Error for InUse {}
 
+/// The in-use mark by itself, for the share of one CPU that is made of atomics: readers elsewhere may look at it any
+/// time, and the mark keeps the code of its own CPU apart.
+///
+/// It is not a lock: it orders nothing between CPUs, and two CPUs could both get in. Whoever relies on it reaches each
+/// mark through the [`CpuPin`] of one CPU only.
+#[derive(Debug, Default)]
+pub struct UseMark(AtomicBool);
+
+impl UseMark {
+    /// A mark that nobody holds.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(AtomicBool::new(false))
+    }
+
+    /// Runs `f` under the mark. No locked instruction.
+    ///
+    /// # Errors
+    /// [`InUse`] when the code that was interrupted, or a caller further out, holds the mark; `f` did not run.
+    pub fn hold<R>(&self, f: impl FnOnce() -> R) -> Result<R, InUse> {
+        if self.0.load(Ordering::Relaxed) {
+            return Err(InUse);
+        }
+        self.0.store(true, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        let mark = Mark(&self.0);
+        let result = f();
+        drop(mark);
+        Ok(result)
+    }
+}
+
 /// One CPU's share of a [`PerCpu`], alone on its pair of cache lines.
 #[repr(align(128))]
 pub struct Slot<T> {
-    in_use: AtomicBool,
+    in_use: UseMark,
     value: UnsafeCell<T>,
 }
 
@@ -122,7 +154,7 @@ impl<T> Slot<T> {
     /// A slot that holds `value`.
     pub const fn new(value: T) -> Self {
         Self {
-            in_use: AtomicBool::new(false),
+            in_use: UseMark::new(),
             value: UnsafeCell::new(value),
         }
     }
@@ -172,16 +204,8 @@ impl<T> PerCpu<T> {
     /// When the CPU has no slot.
     pub fn with<R>(&self, pin: CpuPin<'_>, f: impl FnOnce(&mut T) -> R) -> Result<R, InUse> {
         let slot = &self.slots[pin.cpu().index()];
-        if slot.in_use.load(Ordering::Relaxed) {
-            return Err(InUse);
-        }
-        slot.in_use.store(true, Ordering::Relaxed);
-        compiler_fence(Ordering::SeqCst);
-        let mark = Mark(&slot.in_use);
         // SAFETY: only this CPU's code reaches the slot (the pin), and of that only this call (the mark).
-        let result = f(unsafe { &mut *slot.value.get() });
-        drop(mark);
-        Ok(result)
+        slot.in_use.hold(|| f(unsafe { &mut *slot.value.get() }))
     }
 
     /// Every value, when there is only one user of them all.

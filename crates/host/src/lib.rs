@@ -13,7 +13,7 @@ mod tlb;
 use lock_api::RawMutex;
 
 pub use block::PageBlock;
-pub use cpu::{CpuId, CpuPin, Cpus, InUse, PerCpu, Slot};
+pub use cpu::{CpuId, CpuPin, Cpus, InUse, PerCpu, Slot, UseMark};
 pub use error::AllocError;
 pub use phys::{DirectMap, PagePtr, PhysMap};
 pub use pte::{MemPtes, PteIndex, PteStore};
