@@ -22,10 +22,6 @@ pub type IrqSpinLockGuard<'a, T> = lock_api::MutexGuard<'a, RawIrqSpinLock, T>;
 // SAFETY: `lock` and `try_lock` return only after they themselves turned `locked` from false to true (acquire), and `unlock` stores
 // false (release): no two holders at a time.
 unsafe impl lock_api::RawMutex for RawIrqSpinLock {
-    #[expect(
-        clippy::declare_interior_mutable_const,
-        reason = "lock_api asks for a constant initialiser"
-    )]
     const INIT: Self = Self {
         locked: AtomicBool::new(false),
     };

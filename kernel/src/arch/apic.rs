@@ -1,13 +1,12 @@
 //! The local APIC and the I/O APICs, by memory-mapped registers; the local one by MSR where the firmware has switched it to x2APIC.
-#![expect(unsafe_code, reason = "device registers")]
-
-use core::ptr::NonNull;
+#![expect(unsafe_code, reason = "model-specific registers, device mappings")]
 
 use spin::Once;
-use volatile::Volatile;
 use x86_64::registers::model_specific::Msr;
 
 use super::acpi::{Override, Platform};
+use super::features;
+use super::mmio::Registers;
 use crate::mm;
 use crate::sync::IrqSpinLock;
 
@@ -18,16 +17,16 @@ const MSR_X2APIC: u32 = 0x800;
 const REGISTERS_LEN: usize = 0x1000;
 
 // Registers of the local APIC: SDM 3A, "Local APIC register address map".
-const ID: usize = 0x20;
-const TASK_PRIORITY: usize = 0x80;
-const END_OF_INTERRUPT: usize = 0xb0;
-const SPURIOUS: usize = 0xf0;
-const LVT_TIMER: usize = 0x320;
-const LVT_LINT0: usize = 0x350;
-const LVT_ERROR: usize = 0x370;
-const TIMER_INITIAL_COUNT: usize = 0x380;
-const TIMER_CURRENT_COUNT: usize = 0x390;
-const TIMER_DIVIDE: usize = 0x3e0;
+const ID: u32 = 0x20;
+const TASK_PRIORITY: u32 = 0x80;
+const END_OF_INTERRUPT: u32 = 0xb0;
+const SPURIOUS: u32 = 0xf0;
+const LVT_TIMER: u32 = 0x320;
+const LVT_LINT0: u32 = 0x350;
+const LVT_ERROR: u32 = 0x370;
+const TIMER_INITIAL_COUNT: u32 = 0x380;
+const TIMER_CURRENT_COUNT: u32 = 0x390;
+const TIMER_DIVIDE: u32 = 0x3e0;
 
 const SPURIOUS_ENABLE: u32 = 1 << 8;
 const LVT_MASKED: u32 = 1 << 16;
@@ -37,20 +36,15 @@ const DIVIDE_BY_16: u32 = 0b0011;
 /// Vector of interrupts that went away before they were taken.
 pub const SPURIOUS_VECTOR: u8 = 0xff;
 
-enum Registers {
-    Mmio(NonNull<u32>),
+enum Access {
+    Mmio(Registers),
     Msr,
 }
 
 /// This CPU's interrupt controller.
 pub struct LocalApic {
-    registers: Registers,
+    access: Access,
 }
-
-// SAFETY: the registers are the running CPU's own, wherever they are reached from.
-unsafe impl Send for LocalApic {}
-// SAFETY: each access is one volatile read or write.
-unsafe impl Sync for LocalApic {}
 
 static LOCAL: Once<LocalApic> = Once::new();
 
@@ -59,21 +53,30 @@ pub fn local() -> Option<&'static LocalApic> {
     LOCAL.get()
 }
 
-/// Switches the local APIC on. `None` if it cannot be mapped.
+fn map(phys: u64) -> Option<Registers> {
+    let base = mm::ioremap(phys, REGISTERS_LEN)?;
+    // SAFETY: the MADT says that an APIC is there; `ioremap` maps it for ever; its registers steer interrupts, not memory.
+    Some(unsafe { Registers::new(base, REGISTERS_LEN) })
+}
+
+/// Switches the local APIC on. `None` if the CPU has none, or it cannot be mapped.
 pub fn init_local(platform: &Platform) -> Option<&'static LocalApic> {
+    if !features::get().apic {
+        return None;
+    }
     let mut base = Msr::new(MSR_APIC_BASE);
-    // SAFETY: the MSR exists, as there is a local APIC: the MADT says so.
+    // SAFETY: the MSR exists, as CPUID shows a local APIC.
     let value = unsafe { base.read() };
-    let registers = if value & APIC_BASE_X2APIC != 0 {
-        Registers::Msr
+    let access = if value & APIC_BASE_X2APIC != 0 {
+        Access::Msr
     } else {
-        Registers::Mmio(mm::ioremap(platform.local_apic, REGISTERS_LEN)?.cast())
+        Access::Mmio(map(platform.local_apic)?)
     };
     if value & APIC_BASE_ENABLE == 0 {
         // SAFETY: enables the APIC where it is.
         unsafe { base.write(value | APIC_BASE_ENABLE) };
     }
-    let apic = LOCAL.call_once(|| LocalApic { registers });
+    let apic = LOCAL.call_once(|| LocalApic { access });
     apic.write(TASK_PRIORITY, 0);
     apic.write(LVT_TIMER, LVT_MASKED);
     apic.write(LVT_LINT0, LVT_MASKED);
@@ -83,30 +86,23 @@ pub fn init_local(platform: &Platform) -> Option<&'static LocalApic> {
 }
 
 impl LocalApic {
-    fn read(&self, register: usize) -> u32 {
-        match self.registers {
-            Registers::Mmio(base) => {
-                // SAFETY: inside the mapped register page, 4-byte aligned.
-                let cell = unsafe { base.byte_add(register).as_ref() };
-                Volatile::new_read_only(cell).read()
+    fn read(&self, register: u32) -> u32 {
+        match &self.access {
+            Access::Mmio(registers) => registers.read(register as usize),
+            Access::Msr => {
+                // SAFETY: in x2APIC mode the register has an MSR of its own.
+                let value = unsafe { Msr::new(MSR_X2APIC + (register >> 4)).read() };
+                u32::try_from(value & u64::from(u32::MAX)).unwrap_or(0)
             }
-            // SAFETY: in x2APIC mode the register has an MSR of its own; the high half of all but ICR is zero.
-            Registers::Msr => unsafe {
-                Msr::new(MSR_X2APIC + (register >> 4) as u32).read() as u32
-            },
         }
     }
 
-    fn write(&self, register: usize, value: u32) {
-        match self.registers {
-            Registers::Mmio(base) => {
-                // SAFETY: inside the mapped register page, 4-byte aligned; the reference lives for this one write.
-                let cell = unsafe { base.byte_add(register).as_mut() };
-                Volatile::new(cell).write(value);
-            }
-            // SAFETY: as above.
-            Registers::Msr => unsafe {
-                Msr::new(MSR_X2APIC + (register >> 4) as u32).write(u64::from(value))
+    fn write(&self, register: u32, value: u32) {
+        match &self.access {
+            Access::Mmio(registers) => registers.write(register as usize, value),
+            // SAFETY: as above; the registers that are written here steer interrupts, not memory.
+            Access::Msr => unsafe {
+                Msr::new(MSR_X2APIC + (register >> 4)).write(u64::from(value))
             },
         }
     }
@@ -114,9 +110,9 @@ impl LocalApic {
     /// The number by which interrupts are sent here.
     pub fn id(&self) -> u8 {
         let id = self.read(ID);
-        match self.registers {
-            Registers::Mmio(_) => id.to_le_bytes()[3],
-            Registers::Msr => id.to_le_bytes()[0],
+        match self.access {
+            Access::Mmio(_) => id.to_le_bytes()[3],
+            Access::Msr => id.to_le_bytes()[0],
         }
     }
 
@@ -157,28 +153,18 @@ const MPS_POLARITY_LOW: u16 = 0b11;
 const MPS_TRIGGER_LEVEL: u16 = 0b11 << 2;
 
 struct IoApicWindow {
-    base: NonNull<u32>,
+    registers: Registers,
 }
 
 impl IoApicWindow {
-    fn select(&mut self, register: u32) {
-        // SAFETY: inside the mapped register page.
-        let cell = unsafe { self.base.byte_add(IO_SELECT).as_mut() };
-        Volatile::new(cell).write(register);
-    }
-
     fn read(&mut self, register: u32) -> u32 {
-        self.select(register);
-        // SAFETY: inside the mapped register page.
-        let cell = unsafe { self.base.byte_add(IO_WINDOW).as_ref() };
-        Volatile::new_read_only(cell).read()
+        self.registers.write(IO_SELECT, register);
+        self.registers.read(IO_WINDOW)
     }
 
     fn write(&mut self, register: u32, value: u32) {
-        self.select(register);
-        // SAFETY: inside the mapped register page.
-        let cell = unsafe { self.base.byte_add(IO_WINDOW).as_mut() };
-        Volatile::new(cell).write(value);
+        self.registers.write(IO_SELECT, register);
+        self.registers.write(IO_WINDOW, value);
     }
 
     fn nr_lines(&mut self) -> u32 {
@@ -194,10 +180,10 @@ pub fn init_io(platform: &Platform, wanted: Override, vector: u8, apic_id: u8) -
     let _locked = IO_LOCK.lock();
     let mut is_routed = false;
     for io_apic in platform.io_apics() {
-        let Some(base) = mm::ioremap(io_apic.address, REGISTERS_LEN) else {
+        let Some(registers) = map(io_apic.address) else {
             continue;
         };
-        let mut window = IoApicWindow { base: base.cast() };
+        let mut window = IoApicWindow { registers };
         for line in 0..window.nr_lines() {
             let register = IO_REDIRECTION + 2 * line;
             if io_apic.first_gsi + line == wanted.gsi {

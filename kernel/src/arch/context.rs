@@ -64,10 +64,10 @@ impl Context {
             r15: 0,
             r14: 0,
             argument: argument as u64,
-            function: function as usize as u64,
+            function: function as *const () as u64,
             rbx: 0,
             rbp: 0,
-            start: start_kernel_thread as usize as u64,
+            start: start_kernel_thread as *const () as u64,
         };
         // SAFETY: the caller's promise.
         let rsp = unsafe { push(stack_top & !15, first) };
@@ -91,7 +91,7 @@ impl Context {
             function: 0,
             rbx: 0,
             rbp: 0,
-            start: start_user_thread as usize as u64,
+            start: start_user_thread as *const () as u64,
         };
         // SAFETY: the same stack, below the frame.
         let rsp = unsafe { push(frame_at, first) };

@@ -19,7 +19,6 @@ const PAGE_BYTES: u64 = 4096;
 
 /// Linux's signal numbers and `si_code`s for exceptions.
 pub mod signal {
-    #![expect(missing_docs, reason = "Linux's names")]
     pub const SIGILL: i32 = 4;
     pub const SIGTRAP: i32 = 5;
     pub const SIGBUS: i32 = 7;

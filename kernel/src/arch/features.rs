@@ -35,6 +35,8 @@ pub struct Features {
     pub pcid: bool,
     /// 5-level paging.
     pub la57: bool,
+    /// A local APIC.
+    pub apic: bool,
     /// Bits of a physical address.
     pub phys_bits: u8,
 }
@@ -70,6 +72,7 @@ fn read() -> Features {
         erms: extended.is_some_and(|info| info.has_rep_movsb_stosb()),
         pcid: basic.is_some_and(|info| info.has_pcid()),
         la57: extended.is_some_and(|info| info.has_la57()),
+        apic: basic.is_some_and(|info| info.has_apic()),
         phys_bits: cpuid
             .get_processor_capacity_feature_info()
             .map_or(36, |info| info.physical_address_bits()),

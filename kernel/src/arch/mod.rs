@@ -14,6 +14,7 @@ pub mod gdt;
 pub mod idt;
 pub mod interrupts;
 pub mod irq;
+pub mod mmio;
 pub mod percpu;
 pub mod pic;
 pub mod serial;

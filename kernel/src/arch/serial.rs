@@ -15,8 +15,10 @@ const RECEIVED_DATA_AVAILABLE: u8 = 1;
 pub const ISA_IRQ: u8 = 4;
 const RING_LEN: usize = 1024;
 
-// SAFETY: the standard ports of COM1, used by nobody else.
-static UART: IrqSpinLock<SerialPort> = IrqSpinLock::new(unsafe { SerialPort::new(COM1) });
+static UART: IrqSpinLock<SerialPort> = IrqSpinLock::new({
+    // SAFETY: the standard ports of COM1, used by nobody else.
+    unsafe { SerialPort::new(COM1) }
+});
 static INPUT: IrqSpinLock<Ring> = IrqSpinLock::new(Ring {
     bytes: [0; RING_LEN],
     head: 0,

@@ -28,7 +28,6 @@ const FLAGS_RESUME: u64 = 1 << 16;
 /// Registers of an interrupted program, as `entry.S` pushes them. Linux: `pt_regs`.
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(16))]
-#[expect(missing_docs, reason = "register names")]
 pub struct TrapFrame {
     pub r15: u64,
     pub r14: u64,

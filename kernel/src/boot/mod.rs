@@ -74,7 +74,7 @@ impl fmt::Display for RegionKind {
     }
 }
 
-/// One entry of the firmware's map, as it was told: it may be unaligned, and overlap others.
+/// A range of the firmware's map: it may be unaligned, and overlap others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
     /// First byte.
@@ -108,7 +108,8 @@ impl MemoryMap {
         }
     }
 
-    /// Adds a range as the firmware tells it. Empty ranges are ignored; a range that wraps around is counted as bad and ends at the last byte.
+    /// Adds a range as the firmware tells it, joined to the one before where it continues that. Empty ranges are ignored; a range that wraps
+    /// around is counted as bad and ends at the last byte.
     ///
     /// When the map is full, usable ranges are dropped (memory is lost), and others take the place of a usable one (nothing reserved is forgotten).
     pub fn push(&mut self, start: u64, size_bytes: u64, kind: RegionKind) {
@@ -120,6 +121,14 @@ impl MemoryMap {
             u64::MAX
         });
         let region = Region { start, end, kind };
+        let last = self
+            .nr_regions
+            .checked_sub(1)
+            .map(|index| &mut self.regions[index]);
+        if let Some(last) = last.filter(|last| last.end == start && last.kind == kind) {
+            last.end = end;
+            return;
+        }
         if let Some(slot) = self.regions.get_mut(self.nr_regions) {
             *slot = region;
             self.nr_regions += 1;

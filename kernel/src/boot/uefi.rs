@@ -3,6 +3,8 @@
 #![expect(unsafe_code, reason = "entry, stack switch")]
 
 use core::arch::global_asm;
+use core::ffi::c_void;
+use core::ptr;
 
 use bootloader_api::config::{BootloaderConfig, Mapping};
 use bootloader_api::info::{MemoryRegionKind, Optional};
@@ -36,17 +38,19 @@ global_asm!(
 );
 
 unsafe extern "C" {
-    fn uefi_switch_stack(info: &'static mut bootloader_api::BootInfo) -> !;
+    fn uefi_switch_stack(info: *mut c_void) -> !;
 }
 
 fn uefi_start(info: &'static mut bootloader_api::BootInfo) -> ! {
     // SAFETY: the boot stack is mapped and unused; nothing on the bootloader's stack is needed again, as `info` lies elsewhere.
-    unsafe { uefi_switch_stack(info) }
+    unsafe { uefi_switch_stack(ptr::from_mut(info).cast()) }
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn uefi_entry(info: &'static mut bootloader_api::BootInfo) -> ! {
+extern "C" fn uefi_entry(info: *mut c_void) -> ! {
     static BOOT_INFO: Once<BootInfo> = Once::new();
+    // SAFETY: what `uefi_start` passed through the assembly, a unique reference for ever.
+    let info = unsafe { &mut *info.cast::<bootloader_api::BootInfo>() };
     arch::init_boot_cpu();
     let mapped_end = info
         .memory_regions

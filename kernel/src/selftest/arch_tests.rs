@@ -143,7 +143,7 @@ fn backtrace_finds_its_callers() -> Outcome {
             .all(|address| image::text().contains(address)),
         "{addresses:x?}"
     );
-    let own = backtrace_finds_its_callers as usize as u64;
+    let own = backtrace_finds_its_callers as *const () as u64;
     ensure!(
         (own..own + 4096).contains(&addresses[0]),
         "{:#x} is not in the caller at {own:#x}",

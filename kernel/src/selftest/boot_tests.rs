@@ -67,14 +67,23 @@ impl Fake {
         fake
     }
 
+    fn put(&mut self, at: u64, bytes: &[u8]) {
+        for (slot, byte) in self
+            .0
+            .iter_mut()
+            .skip(usize::try_from(at.abs_diff(BASE)).unwrap_or(0))
+            .zip(bytes)
+        {
+            *slot = *byte;
+        }
+    }
+
     fn put32(&mut self, at: u64, value: u32) {
-        let offset = (at - BASE) as usize;
-        self.0[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
+        self.put(at, &value.to_le_bytes());
     }
 
     fn put64(&mut self, at: u64, value: u64) {
-        let offset = (at - BASE) as usize;
-        self.0[offset..offset + 8].copy_from_slice(&value.to_le_bytes());
+        self.put(at, &value.to_le_bytes());
     }
 }
 
