@@ -1,0 +1,153 @@
+//! Where the zones of a machine begin and end. Linux: `arch_zone_limits_init`, `free_area_init`.
+
+use core::fmt;
+
+use kmm_frame::{Pfn, PfnRange, PhysAddr, ZoneType};
+
+/// The zones that an architecture has, as the frames where they end. `None`: there is no such zone.
+pub trait ZoneLimits {
+    /// Frames below it serve devices that reach little memory.
+    const DMA_END: Option<Pfn>;
+    /// Frames below it serve devices with 32-bit addresses.
+    const DMA32_END: Option<Pfn>;
+    /// Frames from here on lie outside the permanent map.
+    const LOWMEM_END: Option<Pfn>;
+}
+
+/// x86-64: DMA below 16 MiB, DMA32 below 4 GiB, the rest Normal.
+#[derive(Clone, Copy, Debug)]
+pub struct X86_64;
+
+impl ZoneLimits for X86_64 {
+    const DMA_END: Option<Pfn> = Some(PhysAddr::new(16 << 20).pfn());
+    const DMA32_END: Option<Pfn> = Some(PhysAddr::new(4 << 30).pfn());
+    const LOWMEM_END: Option<Pfn> = None;
+}
+
+/// 32-bit x86: DMA below 16 MiB, Normal below 896 MiB, the rest HighMem. A model for tests on the host.
+#[derive(Clone, Copy, Debug)]
+pub struct X86;
+
+impl ZoneLimits for X86 {
+    const DMA_END: Option<Pfn> = Some(PhysAddr::new(16 << 20).pfn());
+    const DMA32_END: Option<Pfn> = None;
+    const LOWMEM_END: Option<Pfn> = Some(PhysAddr::new(896 << 20).pfn());
+}
+
+/// The frames of each zone of one node. Zones may be empty; no two share a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ZoneLayout {
+    ranges: [PfnRange; ZoneType::COUNT],
+    configured: [bool; ZoneType::COUNT],
+}
+
+/// Why a [`ZoneLayout`] was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum LayoutError {
+    /// The frames are part of another zone.
+    Overlap,
+}
+
+impl fmt::Display for LayoutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Overlap => f.write_str("zones overlap"),
+        }
+    }
+}
+
+impl core::error::Error for LayoutError {}
+
+impl ZoneLayout {
+    /// Cuts the frames that a node spans by the limits of an architecture.
+    #[must_use]
+    pub fn new<A: ZoneLimits>(spanned: PfnRange) -> Self {
+        let ends = [
+            (ZoneType::Dma, A::DMA_END),
+            (ZoneType::Dma32, A::DMA32_END),
+            (
+                ZoneType::Normal,
+                Some(A::LOWMEM_END.unwrap_or(spanned.end())),
+            ),
+            (ZoneType::HighMem, A::LOWMEM_END.map(|_| spanned.end())),
+        ];
+        let mut layout = Self {
+            ranges: [PfnRange::EMPTY; ZoneType::COUNT],
+            configured: [false; ZoneType::COUNT],
+        };
+        // The movable and the device zone are in every Linux configuration that we compare with.
+        layout.configured[ZoneType::Movable.index()] = true;
+        layout.configured[ZoneType::Device.index()] = true;
+        let mut start = Pfn::ZERO;
+        for (kind, end) in ends {
+            let Some(end) = end else { continue };
+            layout.ranges[kind.index()] = PfnRange::new(start, end).intersect(spanned);
+            layout.configured[kind.index()] = true;
+            start = start.max(end);
+        }
+        layout
+    }
+
+    /// Gives the frames from `start` on to the movable zone. Linux: `movablecore=`, `find_zone_movable_pfns_for_nodes`.
+    ///
+    /// Only frames of the highest zone that has any are taken, as in Linux.
+    #[must_use]
+    pub fn with_movable_from(mut self, start: Pfn) -> Self {
+        let Some(donor) = self.ranges[..ZoneType::Movable.index()]
+            .iter_mut()
+            .rfind(|range| !range.is_empty())
+        else {
+            return self;
+        };
+        let movable = PfnRange::new(start, donor.end()).intersect(*donor);
+        *donor = PfnRange::new(donor.start(), donor.end().min(start.max(donor.start())));
+        self.ranges[ZoneType::Movable.index()] = movable;
+        self
+    }
+
+    /// Gives `range` to the device zone: frames with descriptors that never enter the buddy allocator.
+    ///
+    /// # Errors
+    /// [`LayoutError::Overlap`] if another zone has one of the frames.
+    pub fn with_device(mut self, range: PfnRange) -> Result<Self, LayoutError> {
+        if self.ranges.iter().any(|other| other.overlaps(range)) {
+            return Err(LayoutError::Overlap);
+        }
+        self.ranges[ZoneType::Device.index()] = range;
+        Ok(self)
+    }
+
+    /// The frames of a zone.
+    #[must_use]
+    pub const fn range(&self, kind: ZoneType) -> PfnRange {
+        self.ranges[kind.index()]
+    }
+
+    /// Whether the machine has this zone, though maybe without a frame: it has an entry in /proc/zoneinfo then.
+    #[must_use]
+    pub const fn is_configured(&self, kind: ZoneType) -> bool {
+        self.configured[kind.index()]
+    }
+
+    /// The zone that a frame is in.
+    #[must_use]
+    pub fn zone_of(&self, pfn: Pfn) -> Option<ZoneType> {
+        ZoneType::ALL
+            .into_iter()
+            .find(|kind| self.range(*kind).contains(pfn))
+    }
+
+    /// How many [`crate::Pcp`]s the zones want: one for each CPU and each zone that frames are allocated from.
+    #[must_use]
+    pub fn nr_pcps(&self, nr_cpus: usize) -> usize {
+        self.pcp_zones().count() * nr_cpus
+    }
+
+    /// The zones with per-CPU pagesets, in the order in which these are handed out.
+    pub(crate) fn pcp_zones(&self) -> impl Iterator<Item = ZoneType> {
+        ZoneType::ALL
+            .into_iter()
+            .filter(|&kind| kind != ZoneType::Device && !self.range(kind).is_empty())
+    }
+}
