@@ -1,0 +1,121 @@
+//! The programs that read these texts, reading ours: procps' `free`, `vmstat -m` and `slabtop -o` in a mount namespace
+//! of their own, with our text bound over the kernel's file. Skipped, with a message, where that cannot be had.
+#![cfg(target_os = "linux")]
+#![allow(missing_docs, reason = "tests")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use kmm_procfs::meminfo::Meminfo;
+use kmm_procfs::slabinfo::{self, SlabLine};
+
+/// What `program` prints when it finds `text` in `file`; `None` where there is no such program or no namespace.
+fn run_on(file: &str, text: &str, program: &str) -> Option<String> {
+    let name = program.split(' ').next()?;
+    if !Path::new("/usr/bin").join(name).exists() {
+        println!("skipped: {name} is not installed");
+        return None;
+    }
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let ours = dir.join(format!("{name}-{}", std::process::id()));
+    std::fs::write(&ours, text).ok()?;
+    let in_namespace = |script: &str| -> Option<Output> {
+        let mut unshare = Command::new("unshare");
+        let output = unshare.args(["-rm", "sh", "-c", script]).arg("sh");
+        output.arg(&ours).arg(file).output().ok()
+    };
+    let possible =
+        in_namespace("mount --bind \"$1\" \"$2\"").is_some_and(|output| output.status.success());
+    let output = possible
+        .then(|| in_namespace(&format!("mount --bind \"$1\" \"$2\" && {program}")))
+        .flatten();
+    std::fs::remove_file(&ours).ok()?;
+    let Some(output) = output else {
+        println!("skipped: no mount namespace here");
+        return None;
+    };
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{program}: {errors}");
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+/// The words of the line that begins with `first`.
+fn line<'a>(text: &'a str, first: &str) -> Vec<&'a str> {
+    text.lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .find(|words| words.first() == Some(&first))
+        .unwrap_or_else(|| panic!("no line {first} in:\n{text}"))
+}
+
+#[test]
+fn free_reads_our_meminfo() {
+    let meminfo = Meminfo {
+        mem_total_kb: 1_000_000,
+        mem_free_kb: 600_000,
+        mem_available_kb: 700_000,
+        buffers_kb: 1000,
+        cached_kb: 20_000,
+        sreclaimable_kb: 3000,
+        shmem_kb: 700,
+        swap_total_kb: 50_000,
+        swap_free_kb: 40_000,
+        ..Meminfo::default()
+    };
+    let Some(text) = run_on("/proc/meminfo", &meminfo.to_string(), "free -k") else {
+        return;
+    };
+    let memory = line(&text, "Mem:");
+    assert_eq!(memory[1], "1000000");
+    assert_eq!(memory[3..], ["600000", "700", "24000", "700000"]);
+    assert_eq!(line(&text, "Swap:")[1..], ["50000", "10000", "40000"]);
+}
+
+fn our_slabinfo() -> String {
+    let caches = [
+        SlabLine {
+            name: "task_struct",
+            active_objs: 30,
+            num_objs: 36,
+            objsize_bytes: 4096,
+            objs_per_slab: 4,
+            pages_per_slab: 4,
+            active_slabs: 8,
+            num_slabs: 9,
+        },
+        SlabLine {
+            name: "a_cache_with_a_very_long_name",
+            active_objs: 1_234_567,
+            num_objs: 1_234_600,
+            objsize_bytes: 64,
+            objs_per_slab: 64,
+            pages_per_slab: 1,
+            active_slabs: 19_290,
+            num_slabs: 19_291,
+        },
+    ];
+    let mut text = String::new();
+    slabinfo::write(&mut text, caches).unwrap();
+    text
+}
+
+#[test]
+fn vmstat_reads_our_slabinfo() {
+    let Some(text) = run_on("/proc/slabinfo", &our_slabinfo(), "vmstat -m") else {
+        return;
+    };
+    // Object counts, object size, and objects in a slab.
+    assert_eq!(
+        line(&text, "task_struct")[1..],
+        ["30", "36", "4096", "4"],
+        "{text}"
+    );
+}
+
+#[test]
+fn slabtop_reads_our_slabinfo() {
+    let Some(text) = run_on("/proc/slabinfo", &our_slabinfo(), "slabtop -o") else {
+        return;
+    };
+    assert!(text.contains("1234597 / 1234636"), "{text}");
+    assert!(text.contains("task_struct"), "{text}");
+}
