@@ -1,1 +1,26 @@
-//! A whole machine to test on
+#![doc = include_str!("../README.md")]
+
+mod config;
+mod cpus;
+mod inject;
+mod lock;
+mod machine;
+mod mmu;
+mod phys;
+mod ptes;
+mod ram;
+mod rng;
+mod source;
+mod tlb;
+
+pub use config::Config;
+pub use cpus::SimCpus;
+pub use inject::{FailNth, FailRandom};
+pub use lock::SimLock;
+pub use machine::Machine;
+pub use mmu::{Access, Fault, Mode, PageFault, Translation};
+pub use phys::SimPhys;
+pub use ptes::SimPtes;
+pub use rng::{Rng, seeded};
+pub use source::{BumpSource, FreeListSource};
+pub use tlb::SimTlb;
