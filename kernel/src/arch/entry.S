@@ -175,10 +175,18 @@ exit_to_user:
     swapgs
     iretq
 
-# fn enter_user_at(frame: *const TrapFrame) -> !: the frame is on top of the kernel stack already.
+# fn enter_user_at(frame: *const TrapFrame, stack_top: u64) -> !: moves the frame to the top of the stack, last word
+# first, as the two may overlap and the frame lies lower.
 .globl enter_user_at
 enter_user_at:
-    mov rsp, rdi
+    mov rax, rsi
+    lea rsi, [rdi + FRAME_LEN - 8]
+    lea rdi, [rax - 8]
+    mov ecx, FRAME_LEN / 8
+    std
+    rep movsq
+    cld
+    lea rsp, [rdi + 8]
     xor ebp, ebp
     jmp exit_to_user
 

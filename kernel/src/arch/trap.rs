@@ -7,7 +7,6 @@
 use core::arch::global_asm;
 use core::fmt;
 use core::mem::{offset_of, size_of};
-use core::ptr;
 
 use super::{USER_END, exceptions, gdt, interrupts, irq, percpu};
 use crate::process;
@@ -141,7 +140,7 @@ impl fmt::Display for TrapFrame {
 }
 
 unsafe extern "C" {
-    fn enter_user_at(frame: *const TrapFrame) -> !;
+    fn enter_user_at(frame: *const TrapFrame, stack_top: u64) -> !;
 }
 
 /// Leaves the kernel for user mode; the running task's kernel stack is empty from then on.
@@ -151,13 +150,8 @@ unsafe extern "C" {
 /// is never dropped.
 pub fn enter_user(frame: &TrapFrame) -> ! {
     interrupts::disable();
-    let top = percpu::kernel_stack_top() as *mut TrapFrame;
-    let place = top.wrapping_sub(1);
-    // SAFETY: the top of the kernel stack on which we run holds the frames of callers that are never returned to; source and target may
-    // overlap, which `copy` allows.
-    unsafe { ptr::copy(frame, place, 1) };
-    // SAFETY: a frame of user mode lies at `place`, and everything above it is gone.
-    unsafe { enter_user_at(place) }
+    // SAFETY: the stack on which we run ends at `kernel_stack_top`; what callers have there is never returned to.
+    unsafe { enter_user_at(frame, percpu::kernel_stack_top()) }
 }
 
 #[unsafe(no_mangle)]
