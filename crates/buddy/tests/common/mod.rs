@@ -1,0 +1,184 @@
+//! What the tests share: a descriptor array, seeded random numbers, and the oracle.
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "each test uses a part of it"
+)]
+
+use kmm_buddy::{Buddy, FreeBlock};
+use kmm_frame::{MAX_ORDER, MemMap, NR_ORDERS, Order, Page, PageFlags, Pfn, PfnRange};
+
+pub fn frames(start: usize, end: usize) -> PfnRange {
+    PfnRange::new(Pfn::new(start), Pfn::new(end))
+}
+
+pub fn order(n: u8) -> Order {
+    Order::new(n).unwrap()
+}
+
+/// Descriptors of `range`, none of them reserved.
+pub fn map_of(range: PfnRange) -> MemMap {
+    let pages: Vec<Page> = range.iter().map(|_| Page::new()).collect();
+    let map = MemMap::new(range, Box::leak(pages.into_boxed_slice())).unwrap();
+    for pfn in range.iter() {
+        map.page(pfn).clear(PageFlags::RESERVED);
+    }
+    map
+}
+
+/// A zone of `range`, all free.
+pub fn full(range: PfnRange) -> Buddy {
+    let mut buddy = Buddy::new(range, map_of(range));
+    buddy.add_free_range(range).unwrap();
+    buddy
+}
+
+pub fn sorted(blocks: impl Iterator<Item = FreeBlock>) -> Vec<(usize, u8)> {
+    let mut blocks: Vec<_> = blocks.map(|b| (b.pfn.index(), b.order.get())).collect();
+    blocks.sort_unstable();
+    blocks
+}
+
+/// xorshift64*: small, seeded, the same everywhere.
+pub struct Random(u64);
+
+impl Random {
+    /// Seeded by `KMM_SEED` where that is set, else by `seed`; says how to replay.
+    pub fn new(test: &str, seed: u64) -> Self {
+        let seed = match std::env::var("KMM_SEED") {
+            Ok(text) => text.parse().expect("KMM_SEED is a number"),
+            Err(_) => seed,
+        };
+        println!("seed {seed}; replay: KMM_SEED={seed} cargo test -p kmm-buddy {test}");
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Below `end`.
+    pub fn below(&mut self, end: usize) -> usize {
+        usize::try_from(self.next() % end as u64).unwrap()
+    }
+
+    /// Small orders more often than large ones.
+    pub fn order(&mut self, most: u8) -> Order {
+        let n = self.next().trailing_ones().min(u32::from(most));
+        order(u8::try_from(n).unwrap())
+    }
+}
+
+/// The oracle: one flag for each frame, and what follows from it by trying everything.
+#[derive(Clone)]
+pub struct Oracle {
+    pub range: PfnRange,
+    free: Vec<bool>,
+    pub held: Vec<(usize, u8)>,
+}
+
+impl Oracle {
+    pub fn new(range: PfnRange) -> Self {
+        Self {
+            range,
+            free: vec![false; range.nr_pages()],
+            held: Vec::new(),
+        }
+    }
+
+    pub fn is_free(&self, pfn: usize) -> bool {
+        self.range.contains(Pfn::new(pfn)) && self.free[pfn - self.range.start().index()]
+    }
+
+    pub fn set(&mut self, start: usize, len: usize, free: bool) {
+        for pfn in start..start + len {
+            let slot = &mut self.free[pfn - self.range.start().index()];
+            assert_ne!(*slot, free, "frame {pfn} twice");
+            *slot = free;
+        }
+    }
+
+    fn all_free(&self, start: usize, n: u8) -> bool {
+        (start..start + (1 << n)).all(|pfn| self.is_free(pfn))
+    }
+
+    /// Fully merged: a free frame belongs to the largest aligned block that is free as a whole.
+    pub fn blocks(&self) -> Vec<(usize, u8)> {
+        let mut found = Vec::new();
+        let mut pfn = self.range.start().index();
+        while pfn < self.range.end().index() {
+            let largest = (0..=MAX_ORDER.get())
+                .rev()
+                .find(|&n| pfn % (1 << n) == 0 && self.all_free(pfn, n));
+            match largest {
+                Some(n) => {
+                    found.push((pfn, n));
+                    pfn += 1 << n;
+                }
+                None => pfn += 1,
+            }
+        }
+        found
+    }
+
+    /// Where a request of `order` must come from: any block of the smallest order that fits.
+    pub fn candidates(&self, order: Order) -> Vec<usize> {
+        let blocks = self.blocks();
+        let fitting = blocks.iter().filter(|b| b.1 >= order.get());
+        let Some(smallest) = fitting.map(|b| b.1).min() else {
+            return Vec::new();
+        };
+        let same = blocks.iter().filter(|b| b.1 == smallest);
+        same.map(|b| b.0).collect()
+    }
+
+    /// Takes from both, and checks the answer.
+    pub fn take(&mut self, buddy: &mut Buddy, order: Order) -> Option<usize> {
+        let candidates = self.candidates(order);
+        match buddy.take(order) {
+            Ok(pfn) => {
+                let pfn = pfn.index();
+                assert!(
+                    candidates.contains(&pfn),
+                    "{pfn:#x} for {order} is no lowest part of a smallest fitting block"
+                );
+                self.set(pfn, order.nr_pages(), false);
+                self.held.push((pfn, order.get()));
+                Some(pfn)
+            }
+            Err(_) => {
+                assert!(
+                    candidates.is_empty(),
+                    "order {order} fails with blocks free"
+                );
+                None
+            }
+        }
+    }
+
+    /// Gives the held block `nr` back to both.
+    pub fn put(&mut self, buddy: &mut Buddy, nr: usize) {
+        let (pfn, n) = self.held.swap_remove(nr);
+        assert_eq!(buddy.put(Pfn::new(pfn), order(n)), Ok(()));
+        self.set(pfn, 1 << n, true);
+    }
+
+    /// The two agree, and the structure is sound.
+    pub fn compare(&self, buddy: &Buddy) {
+        let blocks = self.blocks();
+        assert_eq!(sorted(buddy.free_blocks()), blocks);
+        let mut counts = [0; NR_ORDERS];
+        for (_, n) in &blocks {
+            counts[usize::from(*n)] += 1;
+        }
+        for o in Order::all() {
+            assert_eq!(buddy.nr_free(o), counts[o.index()], "nr_free of {o}");
+        }
+        let free = self.free.iter().filter(|free| **free).count();
+        assert_eq!(buddy.nr_free_pages(), free);
+    }
+}

@@ -1,0 +1,177 @@
+//! What is refused, and what `validate` finds.
+#![allow(missing_docs, reason = "a test")]
+
+mod common;
+
+use common::{frames, full, map_of, order, sorted};
+use kmm_buddy::{Broken, Buddy, FreeBlock, FreeError};
+use kmm_frame::{MAX_ORDER, Order, PageFlags, Pfn, PfnRange};
+use kmm_host::AllocError;
+
+#[test]
+fn double_free_is_refused() {
+    let mut buddy = full(frames(0, 64));
+    let pfn = buddy.take(order(2)).unwrap();
+    buddy.put(pfn, order(2)).unwrap();
+    let before = sorted(buddy.free_blocks());
+    // It has merged: its own descriptor no longer says that it is free.
+    assert_eq!(buddy.put(pfn, order(2)), Err(FreeError::AlreadyFree));
+    assert_eq!(buddy.put(pfn + 3, Order::ZERO), Err(FreeError::AlreadyFree));
+    assert_eq!(
+        buddy.put(Pfn::new(0), order(6)),
+        Err(FreeError::AlreadyFree)
+    );
+    assert_eq!(sorted(buddy.free_blocks()), before);
+}
+
+#[test]
+fn foreign_and_misaligned_frames_are_refused() {
+    let mut buddy = full(frames(5, 61));
+    let nr_free = buddy.nr_free_pages();
+    assert_eq!(
+        buddy.put(Pfn::new(4), Order::ZERO),
+        Err(FreeError::OutsideZone)
+    );
+    assert_eq!(
+        buddy.put(Pfn::new(61), Order::ZERO),
+        Err(FreeError::OutsideZone)
+    );
+    assert_eq!(
+        buddy.put(Pfn::new(4), order(1)),
+        Err(FreeError::OutsideZone)
+    );
+    assert_eq!(
+        buddy.put(Pfn::new(60), order(1)),
+        Err(FreeError::OutsideZone)
+    );
+    assert_eq!(buddy.put(Pfn::new(9), order(1)), Err(FreeError::NotAligned));
+    let top = Pfn::new(usize::MAX).align_down(MAX_ORDER);
+    assert_eq!(buddy.put(top, MAX_ORDER), Err(FreeError::OutsideZone));
+    assert_eq!(
+        buddy.add_free_range(frames(50, 62)),
+        Err(FreeError::OutsideZone)
+    );
+    assert_eq!(buddy.nr_free_pages(), nr_free);
+    buddy.validate().unwrap();
+}
+
+#[test]
+fn reserved_frames_are_refused() {
+    let map = map_of(frames(0, 32));
+    map.page(Pfn::new(17)).set(PageFlags::RESERVED);
+    let mut buddy = Buddy::new(frames(0, 32), map);
+    assert_eq!(
+        buddy.add_free_range(frames(0, 32)),
+        Err(FreeError::Reserved)
+    );
+    assert_eq!(buddy.nr_free_pages(), 0);
+    buddy.add_free_range(frames(0, 17)).unwrap();
+    buddy.add_free_range(frames(18, 32)).unwrap();
+    assert_eq!(
+        buddy.put(Pfn::new(17), Order::ZERO),
+        Err(FreeError::Reserved)
+    );
+    assert_eq!(buddy.nr_free_pages(), 31);
+}
+
+#[test]
+fn empty_ranges_change_nothing() {
+    let mut buddy = full(frames(0, 8));
+    buddy.add_free_range(frames(3, 3)).unwrap();
+    buddy.add_free_range(PfnRange::EMPTY).unwrap();
+    assert_eq!(buddy.nr_free_pages(), 8);
+    let mut none = Buddy::new(PfnRange::EMPTY, map_of(frames(0, 8)));
+    assert_eq!(none.take(Order::ZERO), Err(AllocError::OutOfMemory));
+    assert_eq!(
+        none.put(Pfn::ZERO, Order::ZERO),
+        Err(FreeError::OutsideZone)
+    );
+    none.validate().unwrap();
+}
+
+#[test]
+fn zones_end_where_descriptors_end() {
+    let mut buddy = Buddy::new(frames(0, 1 << 40), map_of(frames(16, 48)));
+    assert_eq!(buddy.range(), frames(16, 48));
+    buddy.add_free_range(frames(16, 48)).unwrap();
+    assert_eq!(sorted(buddy.free_blocks()), [(16, 4), (32, 4)]);
+    assert_eq!(
+        buddy.put(Pfn::new(0), order(4)),
+        Err(FreeError::OutsideZone)
+    );
+}
+
+#[test]
+fn blocks_never_merge_across_two_zones_of_one_map() {
+    let map = map_of(frames(0, 64));
+    let mut low = Buddy::new(frames(0, 32), map);
+    let mut high = Buddy::new(frames(32, 64), map);
+    low.add_free_range(frames(0, 32)).unwrap();
+    high.add_free_range(frames(32, 64)).unwrap();
+    assert_eq!(sorted(low.free_blocks()), [(0, 5)]);
+    assert_eq!(sorted(high.free_blocks()), [(32, 5)]);
+    low.validate().unwrap();
+    high.validate().unwrap();
+}
+
+#[test]
+fn splitting_keeps_the_low_half() {
+    let mut buddy = full(frames(0, 1024));
+    assert_eq!(buddy.take(Order::ZERO), Ok(Pfn::ZERO));
+    let halves: Vec<(usize, u8)> = (0..10).map(|n| (1 << n, n)).collect();
+    assert_eq!(sorted(buddy.free_blocks()), halves);
+}
+
+#[test]
+fn the_largest_blocks_do_not_merge() {
+    let mut buddy = full(frames(0, 4096));
+    assert_eq!(buddy.nr_free(MAX_ORDER), 4);
+    let pfn = buddy.take(MAX_ORDER).unwrap();
+    buddy.put(pfn, MAX_ORDER).unwrap();
+    assert_eq!(buddy.nr_free(MAX_ORDER), 4);
+}
+
+#[test]
+fn free_block_of_finds_the_block_around_a_frame() {
+    let mut buddy = full(frames(3, 40));
+    let held = buddy.take(order(2)).unwrap();
+    for pfn in (0..48).map(Pfn::new) {
+        let around = buddy.free_blocks().find(|b| b.range().contains(pfn));
+        assert_eq!(buddy.free_block_of(pfn), around, "{pfn}");
+    }
+    assert_eq!(buddy.free_block_of(held), None);
+}
+
+#[test]
+fn validate_finds_what_is_spoiled() {
+    let range = frames(0, 64);
+    let spoiled = |spoil: &dyn Fn(&Buddy, kmm_frame::MemMap)| {
+        let map = map_of(range);
+        let mut buddy = Buddy::new(range, map);
+        buddy.add_free_range(frames(0, 32)).unwrap();
+        buddy.add_free_range(frames(40, 48)).unwrap();
+        buddy.add_free_range(frames(56, 64)).unwrap();
+        buddy.validate().unwrap();
+        spoil(&buddy, map);
+        buddy.validate().unwrap_err()
+    };
+    let block = |pfn, n| FreeBlock {
+        pfn: Pfn::new(pfn),
+        order: order(n),
+    };
+    let found = spoiled(&|_, map| map.page(Pfn::new(40)).set_private(1));
+    assert_eq!(found, Broken::NotMarked(block(40, 3)));
+    let found = spoiled(&|_, map| map.page(Pfn::new(0)).clear(PageFlags::BUDDY));
+    assert_eq!(found, Broken::NotMarked(block(0, 5)));
+    let found = spoiled(&|_, map| map.page(Pfn::new(50)).set(PageFlags::BUDDY));
+    assert_eq!(found, Broken::Unlisted(Pfn::new(50)));
+    let found = spoiled(&|_, map| map.page(Pfn::new(7)).set(PageFlags::BUDDY));
+    assert_eq!(found, Broken::Overlap(Pfn::new(7)));
+    let found = spoiled(&|_, map| map.page(Pfn::new(40)).set_lru_prev(None));
+    assert_eq!(found, Broken::BadLink(block(40, 3)));
+    let found = spoiled(&|_, map| map.page(Pfn::new(56)).set_lru_next(None));
+    assert_eq!(found, Broken::WrongCount(order(3)));
+    // A ring ends the walk too.
+    let found = spoiled(&|_, map| map.page(Pfn::new(40)).set_lru_next(Some(Pfn::new(56))));
+    assert_eq!(found, Broken::BadLink(block(56, 3)));
+}
