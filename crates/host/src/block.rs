@@ -7,6 +7,26 @@ use kmm_frame::{Order, Pfn, PfnRange};
 ///
 /// Not `Copy`, so it is spent by freeing it. It has no `Drop`, as freeing needs the source it came from: a block that
 /// is dropped is leaked.
+///
+/// Freeing twice does not compile, nor does use after free:
+///
+/// ```compile_fail,E0382
+/// use kmm_host::{PageBlock, PageSource};
+///
+/// fn free_twice(pages: &impl PageSource, block: PageBlock) {
+///     pages.free(block);
+///     pages.free(block);
+/// }
+/// ```
+///
+/// ```compile_fail,E0382
+/// use kmm_host::{PageBlock, PageSource, PhysMap};
+///
+/// fn use_after_free(pages: &impl PageSource, phys: &impl PhysMap, mut block: PageBlock) {
+///     pages.free(block);
+///     phys.clear(&mut block);
+/// }
+/// ```
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a block that is dropped is leaked; give it back to its PageSource"]
 pub struct PageBlock {

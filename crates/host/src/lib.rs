@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 
 mod block;
+mod boot;
 mod cpu;
 mod error;
 mod phys;
@@ -13,6 +14,7 @@ mod tlb;
 use lock_api::RawMutex;
 
 pub use block::PageBlock;
+pub use boot::MemblockSource;
 pub use cpu::{CpuId, CpuPin, Cpus, InUse, PerCpu, Slot, UseMark};
 pub use error::AllocError;
 pub use phys::{DirectMap, PagePtr, PhysMap};
