@@ -1,5 +1,11 @@
 //! The direct map: addresses both ways, page contents, blocks, entries of tables.
-#![allow(unsafe_code, missing_docs, reason = "tests own the memory they use")]
+#![allow(
+    unsafe_code,
+    missing_docs,
+    clippy::multiple_unsafe_ops_per_block,
+    clippy::cast_possible_truncation,
+    reason = "tests own the memory they use"
+)]
 
 mod common;
 
