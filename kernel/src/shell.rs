@@ -56,7 +56,7 @@ const OWN: &[Command] = &[
     },
     Command {
         name: "crash",
-        help: "panic|null|stack|opcode: ends the kernel with a report, to see one",
+        help: "panic|null|stack|opcode|deadlock: ends the kernel with a report, to see one",
         run: crash,
     },
     Command {
@@ -238,8 +238,9 @@ fn crash(arguments: &[&str]) -> i32 {
         ["null"] => crate::arch::crash::read_null(),
         ["stack"] => crate::arch::crash::overflow_stack(),
         ["opcode"] => crate::arch::crash::undefined_opcode(),
+        ["deadlock"] => crate::arch::crash::deadlock(),
         _ => {
-            println!("usage: crash panic|null|stack|opcode");
+            println!("usage: crash panic|null|stack|opcode|deadlock");
             status::USAGE
         }
     }

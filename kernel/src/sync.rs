@@ -9,6 +9,9 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::arch::interrupts;
 
+/// Nobody holds such a lock for the seconds that this takes.
+const DEADLOCK_SPINS: u64 = 1 << 25;
+
 /// A spin lock with interrupts off.
 pub struct RawIrqSpinLock {
     locked: AtomicBool,
@@ -29,9 +32,15 @@ unsafe impl lock_api::RawMutex for RawIrqSpinLock {
 
     fn lock(&self) {
         interrupts::push_off();
+        let mut nr_spins = 0_u64;
         while self.locked.swap(true, Ordering::Acquire) {
             while self.locked.load(Ordering::Relaxed) {
                 hint::spin_loop();
+                nr_spins += 1;
+                assert!(
+                    nr_spins < DEADLOCK_SPINS,
+                    "deadlock: a spin lock is never released"
+                );
             }
         }
     }

@@ -30,3 +30,11 @@ pub fn undefined_opcode() -> ! {
     // SAFETY: raises #UD, which ends the kernel.
     unsafe { asm!("ud2", options(noreturn)) }
 }
+
+/// Takes a lock twice.
+pub fn deadlock() -> ! {
+    let lock = crate::sync::IrqSpinLock::new(());
+    let _first = lock.lock();
+    let _second = lock.lock();
+    unreachable!("a lock was taken twice")
+}

@@ -109,6 +109,10 @@ pub(super) fn from_kernel(frame: &mut TrapFrame) {
                 if resolved.is_ok() {
                     return;
                 }
+            } else if cr2 < USER_END {
+                println!(
+                    "kmm: bug: user memory at {cr2:#x} touched with interrupts off, so it cannot be brought in"
+                );
             }
             frame.rip = fixup;
         }

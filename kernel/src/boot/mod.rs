@@ -19,8 +19,8 @@ pub const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
 
 /// Entries that a [`MemoryMap`] can hold.
 pub const MAX_REGIONS: usize = 512;
-/// Less usable memory than this cannot hold the image, the initrd and a program.
-const MIN_USABLE_BYTES: u64 = 24 << 20;
+/// What must be left beside the image and the initrd: descriptors, tables, caches, a program.
+const MIN_FREE_BYTES: u64 = 16 << 20;
 const CMDLINE_MAX: usize = 1024;
 
 /// Which way the kernel was entered.
@@ -194,6 +194,8 @@ pub enum BootError {
     TooLittleMemory {
         /// What it has.
         usable_bytes: u64,
+        /// What it takes.
+        needed_bytes: u64,
     },
 }
 
@@ -201,12 +203,15 @@ impl fmt::Display for BootError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoUsableMemory => f.write_str("the firmware's memory map has no usable memory"),
-            Self::TooLittleMemory { usable_bytes } => {
+            Self::TooLittleMemory {
+                usable_bytes,
+                needed_bytes,
+            } => {
                 write!(
                     f,
                     "too little memory: {} KiB usable, at least {} KiB needed",
                     usable_bytes >> 10,
-                    MIN_USABLE_BYTES >> 10
+                    needed_bytes >> 10
                 )
             }
         }
@@ -276,8 +281,21 @@ impl BootInfo {
         if usable_bytes == 0 {
             return Err(BootError::NoUsableMemory);
         }
-        if usable_bytes < MIN_USABLE_BYTES {
-            return Err(BootError::TooLittleMemory { usable_bytes });
+        let initrd_bytes = self
+            .initrd
+            .as_ref()
+            .map_or(0, |initrd| initrd.end - initrd.start);
+        let image = image::whole();
+        let needed_bytes = match self.door {
+            Door::Pvh => MIN_FREE_BYTES + (image.end - image.start) + initrd_bytes,
+            // What the bootloader loaded is not called usable.
+            Door::Uefi => MIN_FREE_BYTES,
+        };
+        if usable_bytes < needed_bytes {
+            return Err(BootError::TooLittleMemory {
+                usable_bytes,
+                needed_bytes,
+            });
         }
         Ok(())
     }

@@ -169,14 +169,15 @@ fn too_little_memory_is_refused() -> Outcome {
     let mut boot = fresh();
     ensure!(boot.check() == Err(BootError::NoUsableMemory));
     boot.memory_map.push(0, 1 << 20, RegionKind::Usable);
+    let refusal = boot.check();
     ensure!(
-        boot.check()
-            == Err(BootError::TooLittleMemory {
-                usable_bytes: 1 << 20
-            })
+        matches!(refusal, Err(BootError::TooLittleMemory { usable_bytes, .. }) if usable_bytes == 1 << 20),
+        "{refusal:?}"
     );
     boot.memory_map.push(1 << 20, 63 << 20, RegionKind::Usable);
     ensure!(boot.check() == Ok(()));
+    boot.initrd = Some(1 << 20..61 << 20);
+    ensure!(boot.check().is_err(), "an initrd that leaves 4 MiB");
     Ok(())
 }
 
