@@ -40,20 +40,52 @@ impl<F: Clone + PartialEq> Mm<F> {
         Ok(addr..end)
     }
 
+    /// The pages that hold `addr..addr + len_bytes`, if areas cover all of them: what `madvise` and its like work on.
+    ///
+    /// # Errors
+    /// [`VmaError::Invalid`] for an unaligned address or a range that wraps, [`VmaError::NoMemory`] for a hole.
+    pub fn mapped_range(
+        &self,
+        addr: VirtAddr,
+        len_bytes: u64,
+    ) -> Result<Range<VirtAddr>, VmaError> {
+        let end = addr
+            .checked_add(len_bytes)
+            .and_then(|end| end.checked_align_up(PAGE_SIZE as u64))
+            .filter(|_| addr.is_page_aligned())
+            .ok_or(VmaError::Invalid)?;
+        let mut at = addr;
+        for (found, _) in self.range(addr..end) {
+            if found.start > at {
+                break;
+            }
+            at = found.end;
+        }
+        if at < end {
+            return Err(VmaError::NoMemory);
+        }
+        Ok(addr..end)
+    }
+
     /// Makes sure that cutting `range` out and inserting `extra` areas afterwards cannot fail.
     pub(crate) fn prepare_cut(
         &mut self,
         range: &Range<VirtAddr>,
         extra: usize,
     ) -> Result<(), VmaError> {
+        self.check_cut(range)?;
+        self.reserve(extra + 2)
+    }
+
+    /// Whether the limit of areas allows to cut `range` out: a hole in the middle of an area makes one more.
+    pub(crate) fn check_cut(&self, range: &Range<VirtAddr>) -> Result<(), VmaError> {
         let holds_both_ends = self
             .lookup(range.start)
             .is_some_and(|(vma, _)| vma.start < range.start && range.end < vma.end);
-        let more = extra + usize::from(holds_both_ends);
-        if more > 0 && self.vmas.len() + more > self.limits.map_count {
+        if holds_both_ends && self.vmas.len() >= self.limits.map_count {
             return Err(VmaError::NoMemory);
         }
-        self.reserve(extra + 2)
+        Ok(())
     }
 
     /// Makes sure that the next `inserts` insertions cannot fail.
@@ -72,6 +104,9 @@ impl<F: Clone + PartialEq> Mm<F> {
 
     /// Removes all areas of `range`, splitting those that reach out of it. After [`Mm::prepare_cut`].
     pub(crate) fn cut(&mut self, range: &Range<VirtAddr>) {
+        if range.is_empty() {
+            return;
+        }
         self.split(range.start);
         self.split(range.end);
         while let Some((found, _)) = self.find_intersection(range.clone()) {

@@ -1,12 +1,18 @@
 //! Resizing and moving mappings. Linux: `mremap(2)`.
+//!
+//! A request becomes a plan, which is pure and makes every check; what carries the plan out cannot be refused any more,
+//! but for memory.
 
 use core::ops::Range;
 
 use bitflags::bitflags;
-use kmm_frame::VirtAddr;
+use kmm_frame::{PAGE_SHIFT, PAGE_SIZE, VirtAddr};
 
 use crate::mmap::aligned_len;
 use crate::{MapFlags, Mm, VmFlags, VmaError};
+
+/// How far below the limit of areas a move must stay: it may split three. Linux: `move_vma`.
+const SPARE_AREAS: usize = 3;
 
 bitflags! {
     /// The flags of `mremap`. Linux: `MREMAP_*`.
@@ -24,7 +30,7 @@ bitflags! {
 pub struct RemapReq {
     /// Where the mapping is.
     pub old_addr: VirtAddr,
-    /// How large it is, in bytes.
+    /// How large it is, in bytes; 0 asks for a second mapping of what is shared there.
     pub old_len_bytes: u64,
     /// How large it is to be, in bytes.
     pub new_len_bytes: u64,
@@ -46,126 +52,232 @@ pub struct Remap {
     pub dropped: [Option<Range<VirtAddr>>; 2],
 }
 
+/// What a request comes down to.
+enum Plan {
+    /// Stays where it is; the tail goes, if there is one.
+    Shrink { kept: Range<VirtAddr>, tail: u64 },
+    /// Grows where it is.
+    Grow {
+        kept: Range<VirtAddr>,
+        more: Range<VirtAddr>,
+    },
+    /// Moves: `kept` (empty for a second mapping) to `to`, whatever is there; `cut_off` goes.
+    Move {
+        kept: Range<VirtAddr>,
+        cut_off: Range<VirtAddr>,
+        to: Range<VirtAddr>,
+        fixed: bool,
+    },
+}
+
 impl<F: Clone + PartialEq> Mm<F> {
     /// Resizes or moves the mapping at `req.old_addr`. Linux: `mremap(2)`.
     ///
+    /// Unlike Linux, which may have dropped what was at a fixed target, a refused call changes nothing.
+    ///
     /// # Errors
-    /// [`VmaError::Invalid`], [`VmaError::NotMapped`] when the old range is not within one area,
-    /// [`VmaError::NoMemory`].
+    /// [`VmaError::Invalid`]: an unaligned address, a new length of 0, a fixed target without `MAYMOVE`, outside user
+    /// space or overlapping the old range, a second mapping of private memory; [`VmaError::NotMapped`]: the old range
+    /// is not within one area, or must not grow; [`VmaError::LockLimit`]; [`VmaError::NotPermitted`]: a fixed target
+    /// below the lowest address; [`VmaError::NoMemory`]: no room, or a limit reached.
     pub fn mremap(&mut self, req: &RemapReq) -> Result<Remap, VmaError> {
+        match self.plan_remap(req)? {
+            Plan::Shrink { kept, tail } => {
+                let dropped = match tail {
+                    0 => None,
+                    tail => Some(self.munmap(kept.end, tail)?),
+                };
+                Ok(Remap {
+                    range: kept,
+                    moved_from: None,
+                    dropped: [dropped, None],
+                })
+            }
+            Plan::Grow { kept, more } => {
+                self.reserve(1)?;
+                let Some((area, vma)) = self.lookup(kept.start) else {
+                    return Err(VmaError::NotMapped);
+                };
+                let tail = vma.tail(kept.end - area.start);
+                let range = kept.start..more.end;
+                self.add(more, tail);
+                Ok(Remap {
+                    range,
+                    moved_from: None,
+                    dropped: [None, None],
+                })
+            }
+            Plan::Move {
+                kept,
+                cut_off,
+                to,
+                fixed,
+            } => {
+                // Four borders may fall within areas, and the new area comes on top.
+                self.reserve(5)?;
+                if fixed {
+                    self.cut(&to);
+                }
+                self.cut(&cut_off);
+                self.move_reserved(req.old_addr, &kept, to.clone());
+                Ok(Remap {
+                    range: to.clone(),
+                    moved_from: (!kept.is_empty()).then_some(kept),
+                    dropped: [
+                        fixed.then_some(to),
+                        (!cut_off.is_empty()).then_some(cut_off),
+                    ],
+                })
+            }
+        }
+    }
+
+    /// Where [`Mm::mremap`] would move pages to, if it is asked for the same now: `None` when no page would move.
+    ///
+    /// With it, tables can be made for the target before anything changes.
+    ///
+    /// # Errors
+    /// Those of [`Mm::mremap`].
+    pub fn remap_target(&self, req: &RemapReq) -> Result<Option<Range<VirtAddr>>, VmaError> {
+        Ok(match self.plan_remap(req)? {
+            Plan::Move { kept, to, .. } if !kept.is_empty() => {
+                Some(to.start..to.start + (kept.end - kept.start))
+            }
+            _ => None,
+        })
+    }
+
+    fn plan_remap(&self, req: &RemapReq) -> Result<Plan, VmaError> {
         let fixed = req.flags.contains(RemapFlags::FIXED);
         let may_move = req.flags.contains(RemapFlags::MAYMOVE);
-        if !req.old_addr.is_page_aligned()
-            || (fixed && (!may_move || !req.new_addr.is_page_aligned()))
-        {
+        if (fixed && !may_move) || !req.old_addr.is_page_aligned() {
             return Err(VmaError::Invalid);
         }
-        let new_len = aligned_len(req.new_len_bytes)?;
-        let old = self.user_range(req.old_addr, req.old_len_bytes)?;
-        let (area, vma) = self.lookup(old.start).ok_or(VmaError::NotMapped)?;
-        let old_len = old.end - old.start;
-        if area.end < old.end {
-            return Err(VmaError::NotMapped);
-        }
-        if new_len > old_len && vma.flags.intersects(VmFlags::DONTEXPAND | VmFlags::PFNMAP) {
+        let old_len = VirtAddr::new(req.old_len_bytes)
+            .checked_align_up(PAGE_SIZE as u64)
+            .ok_or(VmaError::Invalid)?
+            .as_u64();
+        let new_len = aligned_len(req.new_len_bytes).map_err(|_| VmaError::Invalid)?;
+        let start = req.old_addr;
+        if self.lookup(start).is_none() {
             return Err(VmaError::NotMapped);
         }
         if fixed {
-            return self.move_fixed(&old, req.new_addr, new_len);
+            return self.plan_fixed(start, old_len, new_len, req.new_addr);
         }
-        if new_len <= old_len {
-            let tail = old.start + new_len..old.end;
-            let dropped = if tail.is_empty() {
-                None
-            } else {
-                Some(self.munmap(tail.start, old_len - new_len)?)
-            };
-            return Ok(Remap {
-                range: old.start..old.start + new_len,
-                moved_from: None,
-                dropped: [dropped, None],
-            });
+        if old_len >= new_len {
+            let tail = old_len - new_len;
+            let kept = start..start.checked_add(new_len).ok_or(VmaError::Invalid)?;
+            if tail > 0 {
+                let cut_off = self.user_range(kept.end, tail)?;
+                self.check_cut(&cut_off)?;
+            }
+            return Ok(Plan::Shrink { kept, tail });
         }
-        let more = new_len - old_len;
-        let can_grow = area.end == old.end
-            && old
-                .end
-                .checked_add(more)
-                .is_some_and(|end| end <= self.layout.task_size)
-            && self.is_free(old.end.as_u64(), more);
-        if can_grow {
-            self.check_size(more, 0)?;
-            let tail = vma.tail(old.end - area.start);
-            self.reserve(1)?;
-            self.add(old.end..old.end + more, tail);
-            return Ok(Remap {
-                range: old.start..old.end + more,
-                moved_from: None,
-                dropped: [None, None],
-            });
+        let (kept, area_end) = self.check_resize(start, old_len, new_len, 0)?;
+        if area_end == kept.end && old_len > 0 {
+            let end = start.checked_add(new_len);
+            let end = end.filter(|&end| end <= self.layout.task_size);
+            let more = end.map(|end| kept.end..end);
+            let free = more.filter(|more| self.find_intersection(more.clone()).is_none());
+            if let Some(more) = free {
+                return Ok(Plan::Grow { kept, more });
+            }
         }
         if !may_move {
             return Err(VmaError::NoMemory);
         }
         let to = self.unmapped_area(VirtAddr::ZERO, new_len, MapFlags::empty())?;
-        self.move_area(&old, to..to + new_len)?;
-        Ok(Remap {
-            range: to..to + new_len,
-            moved_from: Some(old),
-            dropped: [None, None],
+        self.check_move_count(0)?;
+        Ok(Plan::Move {
+            cut_off: kept.end..kept.end,
+            kept,
+            to: to..to + new_len,
+            fixed: false,
         })
     }
 
-    fn move_fixed(
-        &mut self,
-        old: &Range<VirtAddr>,
-        to: VirtAddr,
+    /// Linux: `mremap_to`.
+    fn plan_fixed(
+        &self,
+        start: VirtAddr,
+        old_len: u64,
         new_len: u64,
-    ) -> Result<Remap, VmaError> {
-        let new = self.user_range(to, new_len)?;
-        if new.start < self.layout.min_addr {
-            return Err(VmaError::NotPermitted);
-        }
-        if new.start < old.end && old.start < new.end {
+        target: VirtAddr,
+    ) -> Result<Plan, VmaError> {
+        let to = self.user_range(target, new_len)?;
+        let old_end = start.checked_add(old_len).ok_or(VmaError::Invalid)?;
+        if start < to.end && to.start < old_end {
             return Err(VmaError::Invalid);
         }
-        let kept_end = old.end.min(old.start + new_len);
-        let source = old.start..kept_end;
-        let cut_off = kept_end..old.end;
-        // The replaced range may split one area, the source another: room for both before anything changes.
-        if self.vmas.len() + 4 > self.limits.map_count {
-            return Err(VmaError::NoMemory);
+        self.check_move_count(2)?;
+        let cut_off = start + old_len.min(new_len)..old_end;
+        if old_end > self.layout.task_size && !cut_off.is_empty() {
+            return Err(VmaError::Invalid);
         }
-        self.check_size(new_len, self.mapped_bytes(&new) + (old.end - old.start))?;
-        self.reserve(7)?;
-        self.cut(&new);
-        if !cut_off.is_empty() {
-            self.cut(&cut_off);
+        let freed = self.mapped_bytes(&to) + self.mapped_bytes(&cut_off);
+        let (kept, _) = self.check_resize(start, old_len.min(new_len), new_len, freed)?;
+        if to.start < self.layout.min_addr {
+            return Err(VmaError::NotPermitted);
         }
-        self.move_reserved(&source, new.clone());
-        let dropped = [Some(new.clone()), (!cut_off.is_empty()).then_some(cut_off)];
-        Ok(Remap {
-            range: new,
-            moved_from: Some(source),
-            dropped,
+        Ok(Plan::Move {
+            kept,
+            cut_off,
+            to,
+            fixed: true,
         })
     }
 
-    /// Moves an area into free room, which may be larger.
-    fn move_area(&mut self, from: &Range<VirtAddr>, to: Range<VirtAddr>) -> Result<(), VmaError> {
-        if self.vmas.len() + 3 > self.limits.map_count {
+    /// The old range, if it may become `new_len` long, and the end of its area. Linux: `vma_to_resize`.
+    fn check_resize(
+        &self,
+        start: VirtAddr,
+        old_len: u64,
+        new_len: u64,
+        freed_bytes: u64,
+    ) -> Result<(Range<VirtAddr>, VirtAddr), VmaError> {
+        let (area, vma) = self.lookup(start).ok_or(VmaError::NotMapped)?;
+        if old_len == 0 && !vma.flags.contains(VmFlags::SHARED) {
+            return Err(VmaError::Invalid);
+        }
+        if old_len > area.end - start {
+            return Err(VmaError::NotMapped);
+        }
+        if new_len > old_len {
+            let pgoff = vma.pgoff_at(start - area.start);
+            if pgoff.checked_add(new_len >> PAGE_SHIFT).is_none() {
+                return Err(VmaError::Invalid);
+            }
+            if vma.flags.intersects(VmFlags::DONTEXPAND | VmFlags::PFNMAP) {
+                return Err(VmaError::NotMapped);
+            }
+            self.check_size(new_len - old_len, freed_bytes)?;
+        }
+        Ok((start..start + old_len, area.end))
+    }
+
+    fn check_move_count(&self, more: usize) -> Result<(), VmaError> {
+        let most = self.limits.map_count.saturating_sub(SPARE_AREAS);
+        if self.vmas.len() + more >= most {
             return Err(VmaError::NoMemory);
         }
-        self.check_size(to.end - to.start, from.end - from.start)?;
-        self.reserve(3)?;
-        self.move_reserved(from, to);
         Ok(())
     }
 
-    fn move_reserved(&mut self, from: &Range<VirtAddr>, to: Range<VirtAddr>) {
-        self.split(from.start);
-        self.split(from.end);
-        if let Some(vma) = self.remove(from.start) {
+    /// Moves `kept` into free room, or maps there what is at `start` once more if `kept` is empty.
+    fn move_reserved(&mut self, start: VirtAddr, kept: &Range<VirtAddr>, to: Range<VirtAddr>) {
+        if kept.is_empty() {
+            let copy = self
+                .lookup(start)
+                .map(|(area, vma)| vma.tail(start - area.start));
+            if let Some(vma) = copy {
+                self.add(to, vma);
+            }
+            return;
+        }
+        self.split(kept.start);
+        self.split(kept.end);
+        if let Some(vma) = self.remove(kept.start) {
             self.add(to, vma);
         }
     }
