@@ -10,7 +10,7 @@ use super::usercopy;
 use crate::boot::image;
 use crate::symbols::Symbolised;
 
-const MAX_FRAMES: usize = 40;
+const MAX_FRAMES: usize = 4096;
 
 /// Calls `visit` with the return addresses found from the frame at `rbp`, innermost first.
 fn walk(mut rbp: u64, mut visit: impl FnMut(u64)) {
@@ -27,12 +27,33 @@ fn walk(mut rbp: u64, mut visit: impl FnMut(u64)) {
             return;
         }
         visit(return_address);
-        // Stacks grow down: a caller's frame lies above, or on another stack.
-        if caller_rbp == rbp {
+        // Stacks grow down: a caller's frame lies above. So the chain ends, whatever is in it.
+        if caller_rbp <= rbp {
             return;
         }
         rbp = caller_rbp;
     }
+}
+
+/// Prints the chain from `rbp`, numbered from `nr`; recursion is told in one line.
+fn print_chain(rbp: u64, mut nr: usize) {
+    let (mut last, mut nr_repeats) = (0, 0);
+    let end_of_repeats = |nr_repeats: usize| {
+        if nr_repeats > 0 {
+            println!("       the same {nr_repeats} more times");
+        }
+    };
+    walk(rbp, |address| {
+        if address == last {
+            nr_repeats += 1;
+        } else {
+            end_of_repeats(nr_repeats);
+            print_line(nr, address);
+            (last, nr_repeats) = (address, 0);
+        }
+        nr += 1;
+    });
+    end_of_repeats(nr_repeats);
 }
 
 fn print_line(nr: usize, address: u64) {
@@ -46,11 +67,7 @@ pub fn print_here() {
     // SAFETY: reads a register.
     unsafe { asm!("mov {}, rbp", out(reg) rbp, options(nomem, nostack, preserves_flags)) };
     println!("call trace:");
-    let mut nr = 0;
-    walk(rbp, |address| {
-        print_line(nr, address);
-        nr += 1;
-    });
+    print_chain(rbp, 0);
 }
 
 /// Fills `addresses` with the caller's call chain, innermost first; returns how many. For who-allocated records.
@@ -73,9 +90,5 @@ pub fn capture(addresses: &mut [u64]) -> usize {
 pub fn print_interrupted(frame: &TrapFrame) {
     println!("call trace:");
     print_line(0, frame.rip);
-    let mut nr = 1;
-    walk(frame.rbp, |address| {
-        print_line(nr, address);
-        nr += 1;
-    });
+    print_chain(frame.rbp, 1);
 }

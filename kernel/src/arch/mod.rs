@@ -27,6 +27,8 @@ pub use context::{Context, switch};
 pub use percpu::set_kernel_stack;
 pub use trap::{TrapFrame, enter_user};
 
+use crate::boot::image;
+
 /// Bytes of a kernel stack.
 pub const KERNEL_STACK_BYTES: usize = 32 << 10;
 /// First address that user mode can not have. Linux: `TASK_SIZE_MAX`, 4-level.
@@ -45,6 +47,7 @@ pub fn init_early() {
     idt::init();
     features::init();
     syscall::init();
+    image::unmap_boot_stack_guard();
 }
 
 /// Interrupt controllers and the tick; needs `mm::ioremap`. Interrupts stay off.

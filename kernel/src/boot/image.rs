@@ -6,10 +6,13 @@
     reason = "linker symbols, page-table reads through the direct map"
 )]
 
+use core::cell::UnsafeCell;
 use core::ops::Range;
 use core::ptr;
 use core::slice;
 
+use x86_64::VirtAddr;
+use x86_64::instructions::tlb;
 use x86_64::registers::control::Cr3;
 
 use super::DIRECT_MAP;
@@ -97,30 +100,73 @@ pub fn boot_stack_guard() -> Range<u64> {
     address_of!(__boot_stack_guard)..address_of!(__boot_stack_bottom)
 }
 
+const PRESENT: u64 = 1;
+const HUGE: u64 = 1 << 7;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+const TABLE_LEN: u64 = 512;
+
+/// The entry that maps `virt`, and the number of address bits below it (12, 21 or 30), by the tables in CR3.
+fn leaf_entry(virt: u64) -> Option<(*mut u64, u32)> {
+    let mut table = Cr3::read().0.start_address().as_u64();
+    for shift in [39, 30, 21, 12] {
+        let index = (virt >> shift) & (TABLE_LEN - 1);
+        let place = (DIRECT_MAP + table + index * 8) as *mut u64;
+        // SAFETY: `table` comes from CR3 or a present entry, so it is a page table, and the direct map reaches it.
+        let entry = unsafe { place.read_volatile() };
+        if entry & PRESENT == 0 {
+            return None;
+        }
+        if shift == 12 || (shift != 39 && entry & HUGE != 0) {
+            return Some((place, shift));
+        }
+        table = entry & ADDRESS;
+    }
+    None
+}
+
 /// The physical address behind a page of the image (or of anything else), by the tables in CR3; `None` if it is not mapped.
 ///
 /// # Context
 /// The tables themselves are reachable in the direct map: true provisionally and finally.
 pub fn frame_of(virt: u64) -> Option<u64> {
-    const PRESENT: u64 = 1;
-    const HUGE: u64 = 1 << 7;
-    const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-    let mut table = Cr3::read().0.start_address().as_u64();
-    for shift in [39, 30, 21, 12] {
-        let index = (virt >> shift) & 511;
-        let entry = (DIRECT_MAP + table + index * 8) as *const u64;
-        // SAFETY: `table` comes from CR3 or a present entry, so it is a page table, and the direct map reaches it (the caller's context).
-        let entry = unsafe { entry.read_volatile() };
-        if entry & PRESENT == 0 {
-            return None;
+    let (place, shift) = leaf_entry(virt)?;
+    // SAFETY: a page-table entry, found just now.
+    let entry = unsafe { place.read_volatile() };
+    let offset_mask = (1_u64 << shift) - 1;
+    Some((entry & ADDRESS & !offset_mask) | (virt & offset_mask))
+}
+
+/// Takes the page below the boot stack out of the provisional tables, so that boot code that needs too much stack is told.
+///
+/// # Context
+/// Early: one CPU, provisional tables.
+pub fn unmap_boot_stack_guard() {
+    #[repr(align(4096))]
+    struct Table(UnsafeCell<[u64; TABLE_LEN as usize]>);
+    // SAFETY: used once, before there is anyone to share it with.
+    unsafe impl Sync for Table {}
+    static SPLIT: Table = Table(UnsafeCell::new([0; TABLE_LEN as usize]));
+
+    let guard = boot_stack_guard().start;
+    let split = SPLIT.0.get();
+    if let (Some((place, 21)), Some(split_phys)) =
+        (leaf_entry(guard), frame_of(split.addr() as u64))
+    {
+        // SAFETY: the entry that maps the guard, found just now.
+        let huge = unsafe { place.read_volatile() };
+        for (nr, page) in (0..TABLE_LEN).zip((huge & !HUGE..).step_by(4096)) {
+            // SAFETY: inside `SPLIT`, which is in no table yet.
+            unsafe { split.cast::<u64>().add(nr as usize).write(page) };
         }
-        if shift == 12 || (shift != 39 && entry & HUGE != 0) {
-            let offset_mask = (1_u64 << shift) - 1;
-            return Some((entry & ADDRESS & !offset_mask) | (virt & offset_mask));
-        }
-        table = entry & ADDRESS;
+        // SAFETY: the new table maps the same 2 MiB in the same way.
+        unsafe { place.write_volatile(split_phys | (huge & 0xfff & !HUGE)) };
+        tlb::flush_all();
     }
-    None
+    if let Some((place, 12)) = leaf_entry(guard) {
+        // SAFETY: nothing is kept in the guard page.
+        unsafe { place.write_volatile(0) };
+        tlb::flush(VirtAddr::new(guard));
+    }
 }
 
 /// The bytes of a physical range through the direct map, if it lies below `mapped_end`.

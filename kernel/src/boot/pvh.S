@@ -18,6 +18,7 @@ boot_pml4:      .skip 4096
 boot_pdpt_low:  .skip 4096
 boot_pdpt_high: .skip 4096
 boot_pds:       .skip 4 * 4096
+boot_pd_high:   .skip 4096
 
 .section .text.head, "ax", @progbits
 .code32
@@ -56,7 +57,12 @@ pvh_start:
     movl $(boot_pds - KERNEL_BASE + 0x2003), 16(%edi)
     movl $(boot_pds - KERNEL_BASE + 0x3003), 24(%edi)
 
-    movl $(boot_pds - KERNEL_BASE + 3), boot_pdpt_high - KERNEL_BASE + 510 * 8
+    # The image has a directory of its own, so that a page of it can go without going elsewhere.
+    movl $(boot_pds - KERNEL_BASE), %esi
+    movl $(boot_pd_high - KERNEL_BASE), %edi
+    movl $1024, %ecx
+    rep movsl
+    movl $(boot_pd_high - KERNEL_BASE + 3), boot_pdpt_high - KERNEL_BASE + 510 * 8
 
     movl $(boot_pml4 - KERNEL_BASE), %edi
     movl $(boot_pdpt_low - KERNEL_BASE + 3), (%edi)            # one to one
