@@ -3,6 +3,7 @@
 //! A frame may be freed only after every CPU forgot the translations that led to it, or a program writes into memory
 //! that has become somebody else's. So what an operation takes out of the tables comes here first; then one flush for
 //! all of it; then the frames and tables are freed. Linux: `struct mmu_gather`, mm/mmu_gather.c.
+#![expect(unsafe_code, reason = "frees tables after their flush")]
 
 use core::fmt;
 use core::ops::Range;
@@ -71,7 +72,7 @@ impl<'a, S: PteStore, A: PageSource, T: TlbControl> MmuGather<'a, S, A, T> {
         });
     }
 
-    /// A table that was taken out of the table above, which covered `range`. Linux: `pte_free_tlb`.
+    /// A table that was taken out of the table above, where its entry covered addresses from `first`. Linux: `pte_free_tlb`.
     pub(crate) fn push_table(&mut self, table: Table, first: VirtAddr) {
         self.mapper.chain(&mut self.tables, table);
         self.track_range(first..first + kmm_frame::PAGE_SIZE as u64);
@@ -90,7 +91,20 @@ impl<'a, S: PteStore, A: PageSource, T: TlbControl> MmuGather<'a, S, A, T> {
 
     /// As [`MmuGather::finish`], and the gather can be used further. Linux: `tlb_flush_mmu`.
     pub fn flush(&mut self) {
-        todo!()
+        if let Some((first, last)) = self.dirty.take() {
+            match last.checked_add(1) {
+                Some(end) => self.tlb.flush_range(self.target, first..end),
+                None => self.tlb.flush_all(self.target),
+            }
+        }
+        while let Some(table) = self.mapper.unchain(&mut self.tables) {
+            // SAFETY: `push_table` came after the entry above was cleared, and the flush after both.
+            unsafe { self.mapper.free_table(table) };
+        }
+        self.mapper
+            .pages
+            .free_bulk(&mut self.blocks[..self.nr_blocks]);
+        self.nr_blocks = 0;
     }
 }
 

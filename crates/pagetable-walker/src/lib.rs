@@ -3,16 +3,23 @@
 
 pub mod layout;
 
+mod change;
+mod copy;
 mod counter;
 mod error;
 mod flags;
 mod gather;
 mod level;
+mod map;
 mod mapper;
 mod pte;
+mod read;
 mod root;
+mod roots;
 mod slot;
+mod split;
 mod table;
+mod visit;
 mod walk;
 
 pub use counter::TableCounter;

@@ -98,10 +98,6 @@ impl Pte {
 
     /// The first frame of the page that an entry of `level` maps. Linux: `pmd_pfn` and its like.
     #[must_use]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "usize has 64 bits on every supported target"
-    )]
     pub const fn pfn_at(self, level: Level) -> Pfn {
         Pfn::new(((self.0 & ADDRESS & !(level.size_bytes() - 1)) >> PAGE_SHIFT) as usize)
     }

@@ -12,15 +12,32 @@ use crate::{Leaf, Level, Mapper, Pte, Root};
 ///
 /// Nothing is flushed here: who narrows what an entry allows, or changes its frame, flushes the page.
 pub struct PteSlot<'r, 'a, S, A> {
-    pub(crate) mapper: Mapper<'a, S, A>,
-    pub(crate) root: &'r mut Root,
-    pub(crate) table: Table,
-    pub(crate) index: PteIndex,
-    pub(crate) va: VirtAddr,
-    pub(crate) level: Level,
+    mapper: Mapper<'a, S, A>,
+    root: &'r mut Root,
+    table: Table,
+    index: PteIndex,
+    va: VirtAddr,
+    level: Level,
 }
 
-impl<S: PteStore, A: PageSource> PteSlot<'_, '_, S, A> {
+impl<'r, 'a, S: PteStore, A: PageSource> PteSlot<'r, 'a, S, A> {
+    pub(crate) fn new(
+        mapper: Mapper<'a, S, A>,
+        root: &'r mut Root,
+        table: Table,
+        level: Level,
+        va: VirtAddr,
+    ) -> Self {
+        Self {
+            mapper,
+            root,
+            table,
+            index: level.index(va),
+            va: va.align_down(level.size_bytes()),
+            level,
+        }
+    }
+
     /// The level of the entry: `Pte`, or above it where a large page is mapped.
     #[must_use]
     pub const fn level(&self) -> Level {
@@ -34,7 +51,6 @@ impl<S: PteStore, A: PageSource> PteSlot<'_, '_, S, A> {
     }
 
     /// The root below which the entry stands.
-    #[must_use]
     pub const fn root(&self) -> &Root {
         self.root
     }

@@ -63,11 +63,26 @@ impl<S: PteStore, A: PageSource> Mapper<'_, S, A> {
         // SAFETY: INV-2: `table` is a page table, and the caller has `&mut Root`. What the entry maps is the business
         // of those who call the mapper, by obligation 2 of `Mapper::new`.
         let before = Pte::from_raw(unsafe { self.ptes.swap(table.0, index, pte.raw()) });
-        let delta = i64::from(!pte.is_none()) - i64::from(!before.is_none());
-        if delta != 0 {
-            self.map.page(table.0).add_private(delta);
-        }
+        self.count(
+            table,
+            i64::from(!pte.is_none()) - i64::from(!before.is_none()),
+        );
         before
+    }
+
+    /// Adds to the entries in use. Only who has the root changes them, so no locked instruction is needed.
+    fn count(&self, table: Table, delta: i64) {
+        if delta != 0 {
+            let page = self.map.page(table.0);
+            page.set_private(page.private().wrapping_add_signed(delta));
+        }
+    }
+
+    /// Writes an entry that was 0, in which hardware sets no bits, and keeps the count of the table.
+    pub(crate) fn fill(&self, table: Table, index: PteIndex, pte: Pte) {
+        // SAFETY: as in `exchange`.
+        unsafe { self.ptes.write(table.0, index, pte.raw()) };
+        self.count(table, i64::from(!pte.is_none()));
     }
 
     /// Replaces an entry and keeps every accessed and dirty bit that hardware sets while that happens; the entry before.
@@ -94,7 +109,7 @@ impl<S: PteStore, A: PageSource> Mapper<'_, S, A> {
 
     /// Keeps a table from ever being freed for being empty.
     pub(crate) fn keep(&self, table: Table) {
-        self.map.page(table.0).add_private(1);
+        self.count(table, 1);
     }
 
     /// An empty table that no other refers to.
@@ -119,7 +134,6 @@ impl<S: PteStore, A: PageSource> Mapper<'_, S, A> {
         let page = self.map.page(table.0);
         page.clear(PageFlags::TABLE);
         page.set_private(0);
-        page.set_lru_next(None);
         self.tables.sub(1);
         // SAFETY: the frame came from `alloc_table`, which gave the block up, and nobody refers to it any more.
         self.pages
@@ -167,7 +181,9 @@ impl<S: PteStore, A: PageSource> Mapper<'_, S, A> {
     /// Takes the table in front of a chain that [`Mapper::chain`] made.
     pub(crate) fn unchain(&self, first: &mut Option<Pfn>) -> Option<Table> {
         let table = (*first)?;
-        *first = self.map.page(table).lru_next();
+        let page = self.map.page(table);
+        *first = page.lru_next();
+        page.set_lru_next(None);
         Some(Table(table))
     }
 }
