@@ -25,8 +25,10 @@ pub enum Area {
 pub enum PteState {
     /// No translation.
     None,
-    /// A translation.
+    /// A page.
     Present {
+        /// Whether the program may reach it at all.
+        reachable: bool,
         /// Whether it allows writing.
         writable: bool,
         /// Whether it allows execution.
@@ -45,7 +47,7 @@ pub enum Decision {
     GrowStack,
     /// Map the shared zero page, read-only. Linux: `do_anonymous_page`, read.
     ZeroPage,
-    /// Map a fresh page of zeros, writable. Linux: `do_anonymous_page`, write.
+    /// Map a fresh page of zeros, writable where the area is. Linux: `do_anonymous_page`, write.
     Anonymous,
     /// Map the page of the file, not writable. Linux: `do_read_fault`.
     FileRead,
@@ -57,21 +59,32 @@ pub enum Decision {
     CopyOnWrite,
     /// The page is there, shared, not writable: allow it. Linux: `wp_page_shared`.
     MakeWritable,
-    /// The page is there but not executable, and may be now.
-    MakeExecutable,
+    /// The page is there, but its entry allows less than the area does by now: give it the area's rights.
+    Widen,
     /// The page lies in a swap area, which this crate does not serve yet.
     SwapIn,
+    /// Device memory that is not mapped where it should be.
+    Bus,
     /// The program did what it may not.
     Segv(SegvCode),
+    /// The kernel jumped to a program's address: a bug of the kernel.
+    KernelExec,
     /// The tables are corrupt: nothing a program can do causes this.
     Corrupt,
 }
 
-/// Decides what to do about a fault. Linux: the tables of S4, `access_error`.
+/// Decides what to do about a fault at a program's address. Linux: the tables of S4, `access_error`.
+///
+/// # Context
+/// The caller has ruled out that the kernel reached there without leave (SMAP, `EFLAGS.AC`): the processor tells that
+/// by the same cause as a read of what is mapped, which would be [`Decision::Spurious`] for ever.
 #[must_use]
 pub fn decide(cause: FaultCause, area: Area, pte: PteState) -> Decision {
     if cause.contains(FaultCause::RESERVED) {
         return Decision::Corrupt;
+    }
+    if cause.contains(FaultCause::FETCH) && !cause.contains(FaultCause::USER) {
+        return Decision::KernelExec;
     }
     let (flags, file) = match area {
         Area::Hole => return Decision::Segv(SegvCode::MapErr),
@@ -82,34 +95,34 @@ pub fn decide(cause: FaultCause, area: Area, pte: PteState) -> Decision {
         return Decision::Segv(SegvCode::AccErr);
     }
     let shared = flags.contains(VmFlags::SHARED);
-    match (pte, cause.access()) {
-        (PteState::Elsewhere, _) => Decision::SwapIn,
-        (PteState::None, Access::Write) => match (file, shared) {
-            (false, _) => Decision::Anonymous,
-            (true, false) => Decision::FileCopy,
-            (true, true) => Decision::FileShared,
+    let device = flags.intersects(VmFlags::PFNMAP | VmFlags::IO) && !file;
+    match pte {
+        PteState::Elsewhere => Decision::SwapIn,
+        PteState::None if device => Decision::Bus,
+        PteState::None => populate(cause.access(), file, shared),
+        PteState::Present {
+            reachable,
+            writable,
+            executable,
+        } => match cause.access() {
+            Access::Write if !writable && shared => Decision::MakeWritable,
+            Access::Write if !writable && device => Decision::Bus,
+            Access::Write if !writable => Decision::CopyOnWrite,
+            Access::Exec if !executable => Decision::Widen,
+            _ if !reachable => Decision::Widen,
+            _ => Decision::Spurious,
         },
-        (PteState::None, Access::Read | Access::Exec) if file => Decision::FileRead,
-        (PteState::None, Access::Read | Access::Exec) => Decision::ZeroPage,
-        (
-            PteState::Present {
-                writable: false, ..
-            },
-            Access::Write,
-        ) if shared => Decision::MakeWritable,
-        (
-            PteState::Present {
-                writable: false, ..
-            },
-            Access::Write,
-        ) => Decision::CopyOnWrite,
-        (
-            PteState::Present {
-                executable: false, ..
-            },
-            Access::Exec,
-        ) => Decision::MakeExecutable,
-        (PteState::Present { .. }, _) => Decision::Spurious,
+    }
+}
+
+/// How a missing page comes. What is shared is never the page of zeros, which nobody may write.
+const fn populate(access: Access, file: bool, shared: bool) -> Decision {
+    match (access, file, shared) {
+        (Access::Write, true, false) => Decision::FileCopy,
+        (Access::Write, true, true) => Decision::FileShared,
+        (Access::Read | Access::Exec, true, _) => Decision::FileRead,
+        (Access::Read | Access::Exec, false, false) => Decision::ZeroPage,
+        (Access::Write, false, false) | (_, false, true) => Decision::Anonymous,
     }
 }
 

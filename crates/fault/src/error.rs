@@ -48,21 +48,24 @@ pub enum FaultKind {
 pub enum FaultError {
     /// The program may not do that: SIGSEGV.
     Segv(SegvCode),
-    /// The file has no such page: SIGBUS.
+    /// The file or the device has no such page: SIGBUS.
     Bus,
     /// No page could be had.
     OutOfMemory,
     /// The tables are corrupt: a bug of the kernel.
     Corrupt,
+    /// The kernel jumped to a program's address: a bug of the kernel.
+    KernelExec,
 }
 
 impl fmt::Display for FaultError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Segv(code) => write!(f, "segmentation fault ({code})"),
-            Self::Bus => f.write_str("no such page in the file"),
+            Self::Bus => f.write_str("no such page in the file or device"),
             Self::OutOfMemory => f.write_str("out of memory"),
             Self::Corrupt => f.write_str("corrupt page tables"),
+            Self::KernelExec => f.write_str("kernel tried to execute user memory"),
         }
     }
 }

@@ -1,4 +1,8 @@
 //! What the fault path asks of a file.
+#![expect(
+    unsafe_code,
+    reason = "an unsafe trait: a reference that was not taken would free a page in use"
+)]
 
 use core::fmt;
 
@@ -39,8 +43,13 @@ pub struct FilePage {
 
 /// A file as the fault path sees it. Linux: `vm_ops->fault`, `filemap_fault`.
 ///
-/// A handle: cheap to clone, equal when it is the same file.
-pub trait FileSource: Clone + PartialEq {
+/// A handle: cheap to clone, equal when it is the same file. Shared anonymous memory is a file without a name.
+///
+/// # Safety
+/// Implementors guarantee that a page that [`FileSource::page`] returns is RAM whose descriptor is in the `MemMap` of
+/// the fault, that programs may read it and, where the file may be written, write it, and that its reference count was
+/// raised by one for the caller, who will give that reference back with [`crate::put_page`].
+pub unsafe trait FileSource: Clone + PartialEq {
     /// The page at `pgoff` (in pages), zero-filled behind the end of the file within the last page.
     ///
     /// # Errors
@@ -52,7 +61,8 @@ pub trait FileSource: Clone + PartialEq {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoFile {}
 
-impl FileSource for NoFile {
+// SAFETY: there is no value, so no page is ever returned.
+unsafe impl FileSource for NoFile {
     fn page(&self, _pgoff: u64) -> Result<FilePage, FileError> {
         match *self {}
     }

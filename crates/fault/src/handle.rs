@@ -11,13 +11,14 @@ use core::fmt;
 
 use kmm_frame::{Gfp, MemMap, PAGE_SIZE, PageFlags, Pfn, VirtAddr};
 use kmm_host::{PageBlock, PageReq, PageSource, PhysMap, PteStore, TlbControl, TlbTarget};
-use kmm_pagetable_walker::{Mapper, Pte, PteFlags, PteSlot, Root};
+use kmm_pagetable_walker::{MapError, Mapper, Pte, PteFlags, PteSlot, Root};
 use kmm_vma::{Mm, VmFlags, Vma};
 
+use crate::entry::{state_of, widen};
 use crate::refs::{copy_page, into_mapped, put_page};
 use crate::{
     Access, Area, Decision, FaultCause, FaultError, FaultKind, FileError, FilePage, FileSource,
-    PteState, SegvCode, Usage, decide,
+    SegvCode, Usage, decide, read_only_flags,
 };
 
 /// What every fault of a machine needs.
@@ -74,16 +75,18 @@ where
     F: FileSource,
 {
     let page = addr.align_down(PAGE_SIZE as u64);
-    if matches!(area_of(space.mm, page), (Area::BelowStack, _)) {
-        let grown = space.mm.expand_stack(page);
-        grown.map_err(|_| FaultError::Segv(SegvCode::MapErr))?;
-    }
-    let (area, vma) = area_of(space.mm, page);
     let old = env
         .mapper
         .find_slot(space.root, page)
         .map_or(Pte::NONE, |slot| slot.get());
-    let decision = decide(cause, area, state_of(old));
+    let (area, _) = area_of(space.mm, page);
+    let mut decision = decide(cause, area, state_of(old));
+    if decision == Decision::GrowStack {
+        let grown = space.mm.expand_stack(page);
+        grown.map_err(|_| FaultError::Segv(SegvCode::MapErr))?;
+        decision = decide(cause, area_of(space.mm, page).0, state_of(old));
+    }
+    let (_, vma) = area_of(space.mm, page);
     let mut fault = Fault {
         env,
         map: env.mapper.mem_map(),
@@ -108,12 +111,21 @@ where
         (Decision::FileShared, Some(file)) => fault.map_file(flags, file, Access::Write),
         (Decision::FileCopy, Some(file)) => fault.copy_file(flags, file),
         (Decision::CopyOnWrite, _) => fault.copy_on_write(flags),
-        (Decision::MakeWritable, _) => fault.allow(PteFlags::RW | PteFlags::D, PteFlags::empty()),
-        (Decision::MakeExecutable, _) => fault.allow(PteFlags::empty(), PteFlags::NX),
+        (Decision::MakeWritable, _) => fault.allow(flags, PteFlags::RW),
+        (Decision::Widen, _) => fault.allow(flags, PteFlags::empty()),
         (Decision::Segv(code), _) => Err(FaultError::Segv(code)),
         (Decision::GrowStack, _) => Err(FaultError::Segv(SegvCode::MapErr)),
-        // No area, no file or no swap entry where there must be one: not of this crate's making.
-        _ => Err(FaultError::Corrupt),
+        (Decision::Bus, _) => Err(FaultError::Bus),
+        (Decision::KernelExec, _) => Err(FaultError::KernelExec),
+        // No file or no swap entry where there must be one: not of this crate's making.
+        (
+            Decision::FileRead
+            | Decision::FileShared
+            | Decision::FileCopy
+            | Decision::SwapIn
+            | Decision::Corrupt,
+            _,
+        ) => Err(FaultError::Corrupt),
     }?;
     match kind {
         FaultKind::Minor => space.usage.min_flt += 1,
@@ -132,29 +144,6 @@ fn area_of<F: FileSource>(mm: &Mm<F>, page: VirtAddr) -> (Area, Option<(VirtAddr
         }
         Some((_, vma)) if vma.flags.contains(VmFlags::GROWSDOWN) => (Area::BelowStack, None),
         _ => (Area::Hole, None),
-    }
-}
-
-fn state_of(pte: Pte) -> PteState {
-    if pte.is_none() {
-        PteState::None
-    } else if pte.is_present() {
-        PteState::Present {
-            writable: pte.has(PteFlags::RW),
-            executable: !pte.has(PteFlags::NX),
-        }
-    } else {
-        PteState::Elsewhere
-    }
-}
-
-/// The flags of an entry that gives an area's rights, apart from writing. Linux: `vm_get_page_prot`.
-#[must_use]
-pub const fn read_only_flags(flags: VmFlags) -> PteFlags {
-    if flags.contains(VmFlags::EXEC) {
-        PteFlags::USER_ROX
-    } else {
-        PteFlags::USER_RO
     }
 }
 
@@ -246,19 +235,19 @@ where
         let old = self.old.pfn();
         if old == self.env.zero_page {
             let block = self.alloc(Gfp::ZERO)?;
-            self.flush_after_install(flags, block)?;
+            self.replace(flags, block)?;
             return Ok(FaultKind::Minor);
         }
         let page = self.map.page(old);
         let is_anon = page.test(PageFlags::ANON);
         if is_anon && page.map_count() == 1 && page.ref_count() == 1 {
-            return self.allow(PteFlags::RW | PteFlags::D, PteFlags::empty());
+            return self.allow(flags, PteFlags::RW);
         }
         let mut block = self.alloc(Gfp::empty())?;
         // SAFETY: the entry that is being replaced holds a reference.
         unsafe { copy_page(self.env.phys, old, &mut block) };
         let (env, map) = (self.env, self.map);
-        self.flush_after_install(flags, block)?;
+        self.replace(flags, block)?;
         if is_anon {
             self.usage.anon_pages -= 1;
         } else {
@@ -270,61 +259,76 @@ where
         Ok(FaultKind::Minor)
     }
 
-    /// Widens what the present entry allows.
-    fn allow(&mut self, add: PteFlags, remove: PteFlags) -> Result<FaultKind, FaultError> {
-        let flags = self.old.flags().difference(remove) | add;
-        let (env, page, root_pfn) = (self.env, self.page, self.root.pfn());
-        if add.contains(PteFlags::D) {
-            if let Some(descriptor) = self.map.get(self.old.pfn()) {
-                descriptor.set(PageFlags::DIRTY);
+    /// Gives the entry the area's rights, and `more`.
+    ///
+    /// CPUs that remember the narrower entry fault once more and find the wider one; this one forgot it when it
+    /// faulted (SDM 3A 4.10.4.1). So nothing is flushed.
+    fn allow(&mut self, flags: VmFlags, more: PteFlags) -> Result<FaultKind, FaultError> {
+        if more.contains(PteFlags::RW) && self.old.pfn() == self.env.zero_page {
+            return Err(FaultError::Corrupt);
+        }
+        let mut pte_flags = widen(self.old, flags).flags() | more;
+        if self.cause.access() == Access::Write {
+            pte_flags |= PteFlags::D;
+            if let Some(page) = self.map.get(self.old.pfn()) {
+                page.set(PageFlags::DIRTY);
             }
         }
-        let pte = Pte::new(self.old.pfn(), flags);
+        let pte = Pte::new(self.old.pfn(), pte_flags);
         self.slot()?.update(pte);
-        // The processor may remember the narrower entry; it dropped it when it faulted, others did not.
-        env.tlb.flush_range(
-            TlbTarget::User { root: root_pfn },
-            page..page + PAGE_SIZE as u64,
-        );
         Ok(FaultKind::Minor)
     }
 
-    /// Maps an owned page: writable if the fault was a write or the area's pages may be written anyhow.
+    /// Maps an owned page where nothing is mapped.
     fn install(&mut self, flags: VmFlags, block: PageBlock) -> Result<FaultKind, FaultError> {
-        let (map, cause) = (self.map, self.cause);
-        let pages = self.env.pages;
-        let mut slot = match self.slot() {
-            Ok(slot) => slot,
+        let pte_flags = self.owned_flags(flags);
+        let (env, map) = (self.env, self.map);
+        match self.slot() {
+            Ok(mut slot) => slot.set(Pte::new(into_mapped(&map, block), pte_flags)),
             Err(error) => {
-                pages.free(block);
+                env.pages.free(block);
                 return Err(error);
             }
         };
-        let mut pte_flags = read_only_flags(flags);
-        if flags.contains(VmFlags::WRITE) {
-            pte_flags |= PteFlags::RW;
-        }
-        if cause.access() == Access::Write {
-            pte_flags |= PteFlags::D;
-        }
-        slot.set(Pte::new(into_mapped(&map, block), pte_flags));
         self.usage.anon_pages += 1;
         Ok(FaultKind::Minor)
     }
 
-    /// As `install`, over an entry that CPUs may remember.
-    fn flush_after_install(
-        &mut self,
-        flags: VmFlags,
-        block: PageBlock,
-    ) -> Result<FaultKind, FaultError> {
-        let (env, page, root_pfn) = (self.env, self.page, self.root.pfn());
-        let kind = self.install(flags, block)?;
-        env.tlb.flush_range(
-            TlbTarget::User { root: root_pfn },
-            page..page + PAGE_SIZE as u64,
-        );
-        Ok(kind)
+    /// Maps an owned page in place of another. Linux: `wp_page_copy`.
+    ///
+    /// The old entry goes from every CPU before the new one comes, or one CPU could write the new page while another
+    /// still reads the old one.
+    fn replace(&mut self, flags: VmFlags, block: PageBlock) -> Result<(), FaultError> {
+        let pte_flags = self.owned_flags(flags);
+        let (env, map, page) = (self.env, self.map, self.page);
+        let target = TlbTarget::User {
+            root: self.root.pfn(),
+        };
+        match self.slot() {
+            Ok(mut slot) => {
+                slot.set(Pte::NONE);
+                env.tlb.flush_range(target, page..page + PAGE_SIZE as u64);
+                slot.set(Pte::new(into_mapped(&map, block), pte_flags));
+            }
+            Err(error) => {
+                env.pages.free(block);
+                return Err(error);
+            }
+        }
+        self.usage.anon_pages += 1;
+        Ok(())
+    }
+
+    /// The rights to a page that nobody shares: all that the area has.
+    fn owned_flags(&self, flags: VmFlags) -> PteFlags {
+        let mut pte_flags = read_only_flags(flags);
+        if flags.contains(VmFlags::WRITE) {
+            pte_flags |= PteFlags::RW;
+        }
+        if self.cause.access() == Access::Write {
+            pte_flags |= PteFlags::D;
+        }
+        pte_flags
     }
 
     fn flush(&self) {
@@ -346,7 +350,10 @@ where
 
     fn slot(&mut self) -> Result<PteSlot<'_, 'a, S, A>, FaultError> {
         let slot = self.env.mapper.leaf_slot(self.root, self.page);
-        slot.map_err(|_| FaultError::OutOfMemory)
+        slot.map_err(|error| match error {
+            MapError::Alloc(_) => FaultError::OutOfMemory,
+            _ => FaultError::Corrupt,
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod cause;
 mod decide;
+mod entry;
 mod error;
 mod file;
 mod handle;
@@ -11,8 +12,9 @@ mod usage;
 
 pub use cause::{Access, FaultCause};
 pub use decide::{Area, Decision, PteState, decide};
+pub use entry::{frame_of, read_only_flags, restrict, state_of};
 pub use error::{FaultError, FaultKind, SegvCode};
 pub use file::{FileError, FilePage, FileSource, NoFile};
-pub use handle::{FaultEnv, Space, handle, read_only_flags};
+pub use handle::{FaultEnv, Space, handle};
 pub use refs::put_page;
 pub use usage::Usage;
