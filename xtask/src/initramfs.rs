@@ -10,15 +10,15 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::cpio::Archive;
-use crate::{apt, proc, toolchain};
+use crate::{apt, proc, symbols, toolchain};
 
 const FETCH: Duration = Duration::from_secs(60);
 /// Applets to link where busybox cannot be asked for its list (it is a Linux program).
 const COMMON_APPLETS: &str = "sh ash ls cat echo free ps head tail wc grep sed sort true false sleep mkdir rm cp mv kill uname env test expr seq";
 const PROGRAM_TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Builds the archive and returns its path. `cmdline` goes to `/etc/cmdline`, for the door that has no command line of its own.
-pub(crate) fn build(cmdline: Option<&str>) -> Result<PathBuf> {
+/// Builds the archive and returns its path. The names of `kernel` go to `/boot/kmm.sym`, for its call traces; `cmdline` goes to `/etc/cmdline`, for the door that has no command line of its own.
+pub(crate) fn build(kernel: &Path, cmdline: Option<&str>) -> Result<PathBuf> {
     let mut archive = Archive::new();
     for dir in ["bin", "dev", "etc", "proc", "tmp"] {
         archive.dir(dir);
@@ -29,6 +29,13 @@ pub(crate) fn build(cmdline: Option<&str>) -> Result<PathBuf> {
         0o644,
         b"kmm: a memory manager with a small kernel around it. Type help.\n",
     );
+    match symbols::of(kernel) {
+        Ok(table) => {
+            archive.dir("boot");
+            archive.file("boot/kmm.sym", 0o644, table.as_bytes());
+        }
+        Err(error) => eprintln!("  no names in the guest's call traces: {error:#}"),
+    }
     if let Some(words) = cmdline {
         archive.file("etc/cmdline", 0o644, words.as_bytes());
     }

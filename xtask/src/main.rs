@@ -8,11 +8,13 @@ mod apt;
 mod cpio;
 mod flags;
 mod guest;
+mod image;
 mod initramfs;
 mod kernel;
 mod proc;
 mod qemu;
 mod run;
+mod symbols;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -32,6 +34,8 @@ cargo xtask COMMAND
              --gdb            wait for a debugger on port 1234
              --timeout SECS   when to give up on --selftest and --exec
              -- ARGS          for QEMU
+  image    write the UEFI disk image for a real machine
+             --cmdline WORDS  the kernel's command line
   setup    install what is missing, and nothing else
 ";
 
@@ -41,6 +45,7 @@ fn main() -> ExitCode {
     let flags = Flags::new(args);
     let result = match command.as_str() {
         "run" => run::main(flags),
+        "image" => image::main(flags),
         "setup" => setup(flags),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

@@ -7,12 +7,12 @@ use std::process::Command;
 use std::sync::mpsc::{TryRecvError, channel};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::flags::Flags;
 use crate::guest::{Guest, PROMPT, Wait, exit_code};
 use crate::qemu::{Door, Machine};
-use crate::{initramfs, kernel, proc};
+use crate::{image, initramfs, kernel, proc};
 
 /// The exit status when the guest went away without a word, and when it was killed for taking too long.
 pub(crate) const DIED: u8 = 102;
@@ -87,11 +87,13 @@ impl Parts {
 
     pub(crate) fn door(&self, uefi: bool, cmdline: &str) -> Result<Door> {
         if uefi {
-            bail!("the UEFI image is not built yet");
+            return Ok(Door::Uefi {
+                image: image::build(&self.kernel, cmdline)?,
+            });
         }
         Ok(Door::Pvh {
             kernel: self.kernel.clone(),
-            initramfs: initramfs::build(None)?,
+            initramfs: initramfs::build(&self.kernel, None)?,
             cmdline: cmdline.to_owned(),
         })
     }

@@ -4,7 +4,8 @@
 //! bounded in time:
 //!
 //! 1. the target's library in the Rust that runs xtask (`rustup target add`),
-//! 2. a nightly with `rust-src`, which builds the library (`-Zbuild-std`),
+//! 2. a nightly with `rust-src`, which builds the library (`-Zbuild-std`), or else that of the Rust that runs xtask, with
+//!    `RUSTC_BOOTSTRAP=1`,
 //! 3. the distribution's Rust with its library source, built in the same way under `RUSTC_BOOTSTRAP=1`; on Debian 12 the packages
 //!    are `rustc-web cargo-web rust-web-src`, elsewhere `rustc cargo rust-src`.
 //!
@@ -50,15 +51,9 @@ pub(crate) struct Toolchain {
 
 /// Finds the first way that this machine has, installing one if there is none.
 pub(crate) fn find() -> Result<Toolchain> {
-    let forced = std::env::var("KMM_TOOLCHAIN").unwrap_or_default();
-    let (rustup, distro) = match forced.as_str() {
-        "" => (true, true),
-        "rustup" => (true, false),
-        "distro" => (false, true),
-        other => bail!("KMM_TOOLCHAIN={other:?}: neither rustup nor distro"),
-    };
+    let (rustup, distro) = allowed()?;
     let present = (rustup.then(host_with_target).flatten())
-        .or_else(|| rustup.then(nightly_with_source).flatten())
+        .or_else(|| rustup.then(rustup_with_source).flatten())
         .or_else(|| distro.then(distro_with_source).flatten());
     if let Some(tools) = present {
         return Ok(tools);
@@ -82,6 +77,48 @@ pub(crate) fn find() -> Result<Toolchain> {
     )
 }
 
+/// Finds a compiler with its library's source, which is what the UEFI bootloader's build wants.
+///
+/// The distribution's comes first here: its version is one that the bootloader was tried with.
+pub(crate) fn find_with_source() -> Result<Toolchain> {
+    let (rustup, distro) = allowed()?;
+    let present = (distro.then(distro_with_source).flatten())
+        .or_else(|| rustup.then(rustup_with_source).flatten());
+    if let Some(tools) = present {
+        return Ok(tools);
+    }
+    let mut last = anyhow::anyhow!("no toolchain is allowed");
+    if distro {
+        match fetch_by_apt() {
+            Ok(tools) => return Ok(tools),
+            Err(error) => last = error,
+        }
+    }
+    if rustup {
+        proc::quiet(
+            "rustup component add rust-src",
+            Command::new("rustup").args(["component", "add", "rust-src"]),
+            ATTEMPT,
+        )?;
+        return rustup_with_source().ok_or_else(|| {
+            last.context(
+                "no source of Rust's library; the usual way is: rustup component add rust-src",
+            )
+        });
+    }
+    Err(last)
+}
+
+/// Which ways may be taken: rustup's, the distribution's.
+fn allowed() -> Result<(bool, bool)> {
+    match std::env::var("KMM_TOOLCHAIN").unwrap_or_default().as_str() {
+        "" => Ok((true, true)),
+        "rustup" => Ok((true, false)),
+        "distro" => Ok((false, true)),
+        other => bail!("KMM_TOOLCHAIN={other:?}: neither rustup nor distro"),
+    }
+}
+
 impl Toolchain {
     /// `cargo SUBCOMMAND` for the kernel's target with the kernel's flags, in a target directory of its own.
     pub(crate) fn cargo(&self, subcommand: &str) -> Command {
@@ -101,12 +138,10 @@ impl Toolchain {
         Some(command)
     }
 
-    /// Is this the distribution's compiler?
-    pub(crate) fn is_bootstrap(&self) -> bool {
-        self.bootstrap
-    }
-
-    /// The environment and compilers for a build with `RUSTC_BOOTSTRAP` that chooses its own targets (the UEFI image).
+    /// `cargo SUBCOMMAND` with this toolchain for a build that chooses its own targets (the UEFI image).
+    ///
+    /// No `CARGO_TARGET_DIR`: the bootloader's build script runs cargo again, which would wait for the lock of that directory
+    /// for ever. Use `--target-dir`.
     pub(crate) fn bare_cargo(&self, subcommand: &str) -> Command {
         let mut command = Command::new(&self.cargo);
         command.arg(subcommand);
@@ -119,6 +154,9 @@ impl Toolchain {
             .env_remove("RUSTUP_TOOLCHAIN")
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_TARGET_DIR");
+        if self.linker.is_some() {
+            command.env("CARGO_TARGET_X86_64_UNKNOWN_UEFI_LINKER", "lld-link");
+        }
         command.env("PATH", self.path());
         command
     }
@@ -181,6 +219,18 @@ pub(crate) fn lld_dir(rustc: &Path) -> Option<PathBuf> {
     own.or_else(|| proc::which("rust-lld").and_then(|path| path.parent().map(Path::to_path_buf)))
 }
 
+/// A program that can take sections out of an ELF file.
+pub(crate) fn objcopy() -> Option<PathBuf> {
+    let own = lld_dir(&host_rustc())
+        .map(|dir| dir.join("rust-objcopy"))
+        .filter(|path| path.is_file());
+    own.or_else(|| {
+        ["llvm-objcopy", "objcopy"]
+            .iter()
+            .find_map(|name| proc::which(name))
+    })
+}
+
 /// The compiler that runs on the host.
 pub(crate) fn host_rustc() -> PathBuf {
     // `cargo run` under rustup has set PATH so that this is the compiler that built xtask.
@@ -218,43 +268,52 @@ fn host_with_target() -> Option<Toolchain> {
     })
 }
 
-fn nightly_with_source() -> Option<Toolchain> {
-    let list = proc::read(Command::new("rustup").args(["toolchain", "list"]))?;
-    let nightlies = list
+fn rustup_with_source() -> Option<Toolchain> {
+    let host = real(&host_rustc());
+    nightlies()
+        .into_iter()
+        .filter_map(|name| toolchain_rustc(&name))
+        .chain(host)
+        .find(|rustc| has_source(rustc) && !rustc.starts_with("/usr/bin"))
+        .and_then(|rustc| with_source(rustc, None))
+}
+
+fn nightlies() -> Vec<String> {
+    let list = proc::read(Command::new("rustup").args(["toolchain", "list"])).unwrap_or_default();
+    let names = list
         .lines()
-        .filter_map(|line| line.split_whitespace().next())
-        .filter(|name| name.starts_with("nightly"));
-    nightlies
-        .filter_map(toolchain_rustc)
-        .find(|rustc| has_source(rustc))
-        .map(|rustc| Toolchain {
-            name: format!("{}, building the library", version(&rustc)),
-            cargo: rustc.with_file_name("cargo"),
-            lld_dir: lld_dir(&rustc),
-            linker: None,
-            rustc,
-            build_std: true,
-            bootstrap: false,
-        })
+        .filter_map(|line| line.split_whitespace().next());
+    names
+        .filter(|name| name.starts_with("nightly"))
+        .map(str::to_owned)
+        .collect()
 }
 
 fn distro_with_source() -> Option<Toolchain> {
     let rustc = PathBuf::from("/usr/bin/rustc");
-    let cargo = PathBuf::from("/usr/bin/cargo");
-    if !cargo.is_file() || minor_version(&rustc)? < OLDEST_MINOR || !has_source(&rustc) {
+    if !rustc.with_file_name("cargo").is_file()
+        || minor_version(&rustc)? < OLDEST_MINOR
+        || !has_source(&rustc)
+    {
         return None;
     }
-    let lld_dir = lld_dir(&rustc).or_else(|| lld_dir(&host_rustc()));
+    with_source(rustc, lld_dir(&host_rustc()))
+}
+
+/// A compiler with its library's source, if there is a linker for it.
+fn with_source(rustc: PathBuf, other_lld_dir: Option<PathBuf>) -> Option<Toolchain> {
+    let lld_dir = lld_dir(&rustc).or(other_lld_dir);
     let linker = (lld_dir.is_none() && proc::which("ld.lld").is_some()).then_some("ld.lld");
     if lld_dir.is_none() && linker.is_none() {
         return None;
     }
+    let version = version(&rustc);
     Some(Toolchain {
-        name: format!("{}, building the library", version(&rustc)),
-        cargo,
+        bootstrap: !version.contains("nightly"),
+        name: format!("{version}, building the library"),
+        cargo: rustc.with_file_name("cargo"),
         rustc,
         build_std: true,
-        bootstrap: true,
         lld_dir,
         linker,
     })
@@ -272,20 +331,16 @@ fn fetch_by_rustup() -> Result<Toolchain> {
     if let Some(tools) = host_with_target() {
         return Ok(tools);
     }
-    let list = proc::read(Command::new("rustup").args(["toolchain", "list"])).unwrap_or_default();
-    if let Some(nightly) = list
-        .lines()
-        .filter_map(|line| line.split_whitespace().next())
-        .find(|name| name.starts_with("nightly"))
-    {
-        let mut add = Command::new("rustup");
-        add.args(["component", "add", "rust-src", "--toolchain", nightly]);
-        proc::quiet("rustup component add rust-src", &mut add, ATTEMPT)?;
-        if let Some(tools) = nightly_with_source() {
-            return Ok(tools);
-        }
+    let mut add = Command::new("rustup");
+    add.args(["component", "add", "rust-src"]);
+    if let Some(nightly) = nightlies().first() {
+        add.args(["--toolchain", nightly]);
     }
-    bail!("rustup could fetch neither the target's library nor a nightly's source")
+    proc::quiet("rustup component add rust-src", &mut add, ATTEMPT)?;
+    if let Some(tools) = rustup_with_source() {
+        return Ok(tools);
+    }
+    bail!("rustup could fetch neither the target's library nor the library's source")
 }
 
 fn fetch_by_apt() -> Result<Toolchain> {
