@@ -1,2 +1,27 @@
-//! Linux's memory management for Rust kernels: the whole manager from a memory map
 #![no_std]
+#![doc = include_str!("../README.md")]
+
+pub mod adapt;
+
+mod address_space;
+mod early;
+mod errno;
+mod manager;
+
+pub use address_space::{AddressSpace, MmStat};
+pub use early::{BuildError, Early, ImagePart, KernelSpace};
+pub use errno::{Errno, MmError};
+pub use manager::{Hooks, KernelVm, Manager, Objects, Pages, VmEvents};
+
+pub use kmm_buddy as buddy;
+pub use kmm_fault as fault;
+pub use kmm_frame as frame;
+pub use kmm_highmem as highmem;
+pub use kmm_host as host;
+pub use kmm_kcoll as kcoll;
+pub use kmm_pagetable_walker as pagetable_walker;
+pub use kmm_procfs as procfs;
+pub use kmm_slub as slub;
+pub use kmm_vma as vma;
+pub use kmm_vmalloc as vmalloc;
+pub use kmm_zone as zone;

@@ -1,0 +1,4 @@
+//! Foreign traits and types, joined to ours through newtypes and functions (the orphan rule forbids more).
+
+#[cfg(feature = "bootloader_api")]
+pub mod memory_map;

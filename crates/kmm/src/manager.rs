@@ -1,0 +1,293 @@
+//! The whole manager, and the slow paths that cross crates.
+#![expect(unsafe_code, reason = "vouches for its page tables")]
+
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use kmm_fault::{FaultError, FaultKind};
+use kmm_frame::memblock::Accounting as BootAccounting;
+use kmm_frame::{Gfp, MemMap, Order, PAGE_SIZE, Pfn, PfnRange};
+use kmm_host::{AllocError, Cpus, Host, PageBlock, PageReq, PageSource, PhysMap, Sleep};
+use kmm_pagetable_walker::{KernelHalf, Levels, Mapper, Root, TableCounter};
+use kmm_slub::{CacheSlot, Slub, SlubBug, SlubConfig};
+use kmm_vmalloc::{Vmalloc, VmallocConfig};
+use kmm_zone::{BadPage, WATERMARK_SCALE_FACTOR, X86_64, ZoneLayout, Zones};
+
+use crate::early::{BuildError, Early, EarlyPages, KernelSpace};
+
+/// Whether any of the frames is RAM.
+type IsRam = dyn Fn(PfnRange) -> bool + Sync;
+
+/// The page allocator of a host.
+pub type Pages<H> = Zones<<H as Host>::Lock, &'static <H as Host>::Cpus, &'static <H as Host>::Phys>;
+/// The object allocator of a host.
+pub type Objects<H> = Slub<&'static Pages<H>, &'static <H as Host>::Phys, <H as Host>::Lock>;
+/// The kernel's virtual memory of a host.
+pub type KernelVm<H> = Vmalloc<
+    'static,
+    <H as Host>::Ptes,
+    Pages<H>,
+    &'static <H as Host>::Tlb,
+    <H as Host>::Lock,
+>;
+
+/// Object caches that fit: kmalloc's and the kernel's own.
+const NR_CACHES: usize = 128;
+
+/// Who is told of mistakes. Both may run anywhere, and must not allocate or free memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Hooks {
+    /// A page was freed that is not free to go.
+    pub on_bad_page: fn(BadPage),
+    /// An object was freed wrongly, or a cache is corrupt.
+    pub on_slub_bug: fn(&SlubBug),
+}
+
+impl Default for Hooks {
+    /// Mistakes are passed over in silence; memory stays safe.
+    fn default() -> Self {
+        Self { on_bad_page: |_| {}, on_slub_bug: |_| {} }
+    }
+}
+
+/// Events since boot. Linux: /proc/vmstat.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct VmEvents {
+    /// Faults served. Linux: `pgfault`.
+    pub pgfault: u64,
+    /// Faults that waited for a device. Linux: `pgmajfault`.
+    pub pgmajfault: u64,
+    /// Faults for which no page could be had.
+    pub oom: u64,
+}
+
+#[derive(Debug, Default)]
+struct Events {
+    pgfault: AtomicU64,
+    pgmajfault: AtomicU64,
+    oom: AtomicU64,
+}
+
+/// Linux's memory management over one host. Lives for ever: everything in it is reached by `&'static`.
+pub struct Manager<H: Host> {
+    host: &'static H,
+    map: MemMap,
+    zones: &'static Pages<H>,
+    slub: &'static Objects<H>,
+    vmalloc: KernelVm<H>,
+    kernel_tables: &'static TableCounter,
+    kernel_half: KernelHalf,
+    levels: Levels,
+    zero_page: Pfn,
+    boot: BootAccounting,
+    events: Events,
+}
+
+impl<H: Host> Manager<H> {
+    /// Builds everything. The tables of `root` ([`Early::kernel_tables`]) are loaded by now.
+    ///
+    /// Every frame that memblock never gave away goes to the page allocator, exactly once.
+    ///
+    /// # Errors
+    /// [`BuildError`], when there is too little memory for the manager itself.
+    pub fn build(
+        early: Early<H>,
+        mut root: Root,
+        kernel_tables: &'static TableCounter,
+        space: &KernelSpace,
+        hooks: Hooks,
+    ) -> Result<&'static Self, BuildError> {
+        let host = early.host;
+        let map = early.map;
+        let kernel_half = {
+            let pages = EarlyPages { early: &early };
+            // SAFETY: 1: memblock's frames are reachable and described. 2: only empty tables are entered. 3: `root` was
+            // made with these levels.
+            let mapper = unsafe { Mapper::new(host.ptes(), &pages, map, space.levels, kernel_tables) };
+            mapper.prealloc_kernel_pgds(&mut root, space.vmalloc.clone())?
+        };
+        let zero_page = early_page(&early)?;
+        let layout = ZoneLayout::new::<X86_64>(map.range());
+        let nr_cpus = host.cpus().nr_cpus();
+        let pcps = early.place_slice(layout.nr_pcps(nr_cpus), kmm_zone::Pcp::new)?;
+        let zones = Zones::new(map, host.cpus(), host.phys(), layout, pcps)
+            .map_err(|_| BuildError::Zones)?
+            .with_bad_page_hook(hooks.on_bad_page);
+        let zones: &'static Pages<H> = early.place(zones)?;
+        let slots = early.place_slice(NR_CACHES, CacheSlot::<H::Lock>::new)?;
+        let config = SlubConfig { nr_cpus, on_bug: hooks.on_slub_bug };
+        let slub = Slub::new(zones, host.phys(), map, slots, config).map_err(|_| BuildError::Slub)?;
+        let slub: &'static Objects<H> = early.place(slub)?;
+        let place = early.reserve_place::<Self>()?;
+        let memory = early.memory();
+        let is_ram: &'static IsRam =
+            early.place(move |frames| memory.iter().any(|part| part.overlaps(frames)))?;
+
+        let Early { memblock, .. } = early;
+        let mut memblock = memblock.into_inner();
+        for range in memblock.memory_frames() {
+            zones.add_present(range);
+        }
+        let boot = memblock.accounting();
+        for range in memblock.hand_over()? {
+            zones.free_at_boot(range).map_err(|_| BuildError::Zones)?;
+        }
+        // SAFETY: as in `Manager::mapper`.
+        let mapper = unsafe { Mapper::new(host.ptes(), zones, map, space.levels, kernel_tables) };
+        let config = VmallocConfig { range: space.vmalloc.clone(), is_ram };
+        let vmalloc = Vmalloc::new(mapper, zones, root, host.tlb(), config);
+        zones.init_watermarks(zones.default_min_free_kbytes(), WATERMARK_SCALE_FACTOR);
+        Ok(place.put(Self {
+            host,
+            map,
+            zones,
+            slub,
+            vmalloc,
+            kernel_tables,
+            kernel_half,
+            levels: space.levels,
+            zero_page,
+            boot,
+            events: Events::default(),
+        }))
+    }
+
+    /// The host.
+    #[must_use]
+    pub const fn host(&self) -> &'static H {
+        self.host
+    }
+
+    /// The descriptors.
+    #[must_use]
+    pub const fn mem_map(&self) -> MemMap {
+        self.map
+    }
+
+    /// The page allocator.
+    #[must_use]
+    pub const fn pages(&self) -> &'static Pages<H> {
+        self.zones
+    }
+
+    /// The object allocator.
+    #[must_use]
+    pub const fn slub(&self) -> &'static Objects<H> {
+        self.slub
+    }
+
+    /// The kernel's virtual memory.
+    #[must_use]
+    pub const fn vmalloc(&self) -> &KernelVm<H> {
+        &self.vmalloc
+    }
+
+    /// The upper half that every address space shares.
+    #[must_use]
+    pub const fn kernel_half(&self) -> KernelHalf {
+        self.kernel_half
+    }
+
+    /// The counter of the kernel's own tables.
+    #[must_use]
+    pub const fn kernel_tables(&self) -> &'static TableCounter {
+        self.kernel_tables
+    }
+
+    /// The page of zeros that all share.
+    #[must_use]
+    pub const fn zero_page(&self) -> Pfn {
+        self.zero_page
+    }
+
+    /// Where every frame was when memblock handed over: the accounting line of the boot log.
+    #[must_use]
+    pub const fn boot_accounting(&self) -> &BootAccounting {
+        &self.boot
+    }
+
+    /// A mapper of this machine's tables that counts in `tables`.
+    #[must_use]
+    pub fn mapper<'a>(&'a self, tables: &'a TableCounter) -> Mapper<'a, H::Ptes, Pages<H>> {
+        // SAFETY: 1: the zones hand out RAM that the host's tables reach, and that the map describes. 2: this crate
+        // enters a frame for the address space that holds a reference of it, and puts that after the flush. 3: every
+        // root of this manager has these levels.
+        unsafe { Mapper::new(self.host.ptes(), self.zones, self.map, self.levels, tables) }
+    }
+
+    /// Takes a block of frames out, waiting for memory if the request allows it. Linux: `alloc_pages`.
+    ///
+    /// Nothing can be reclaimed yet, so it does not wait today; callers must be ready for it.
+    ///
+    /// # Errors
+    /// [`AllocError`].
+    pub fn alloc_pages(&self, sleep: &mut Sleep, gfp: Gfp, order: Order) -> Result<PageBlock, AllocError> {
+        let _ = sleep;
+        self.zones.alloc(PageReq::new(order, gfp))
+    }
+
+    /// Takes a block of frames out without waiting, whatever `gfp` allows. Linux: `alloc_pages(GFP_NOWAIT)`.
+    ///
+    /// # Errors
+    /// [`AllocError`].
+    pub fn alloc_pages_nowait(&self, gfp: Gfp, order: Order) -> Result<PageBlock, AllocError> {
+        self.zones.alloc(PageReq::new(order, gfp - Gfp::DIRECT_RECLAIM))
+    }
+
+    /// Gives a block back. Linux: `__free_pages`.
+    pub fn free_pages(&self, block: PageBlock) {
+        self.zones.free(block);
+    }
+
+    /// Gives frames of the initial ramdisk, or of anything else that only boot needed, to the page allocator.
+    ///
+    /// Linux: `free_reserved_area`. How many frames that were.
+    ///
+    /// # Errors
+    /// [`BuildError::Zones`] when one of them is not reserved RAM; nothing has changed then.
+    ///
+    /// # Safety
+    /// Nobody uses the frames any more.
+    pub unsafe fn free_reserved(&self, range: PfnRange) -> Result<usize, BuildError> {
+        self.zones.free_at_boot(range).map_err(|_| BuildError::Zones)
+    }
+
+    /// Events since boot.
+    #[must_use]
+    pub fn events(&self) -> VmEvents {
+        VmEvents {
+            pgfault: self.events.pgfault.load(Ordering::Relaxed),
+            pgmajfault: self.events.pgmajfault.load(Ordering::Relaxed),
+            oom: self.events.oom.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn count_fault(&self, result: Result<FaultKind, FaultError>) {
+        let counter = match result {
+            Ok(FaultKind::Major) => {
+                self.events.pgmajfault.fetch_add(1, Ordering::Relaxed);
+                &self.events.pgfault
+            }
+            Ok(FaultKind::Minor) => &self.events.pgfault,
+            Err(FaultError::OutOfMemory) => &self.events.oom,
+            Ok(FaultKind::Spurious) | Err(_) => return,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A page of zeros from memblock.
+fn early_page<H: Host>(early: &Early<H>) -> Result<Pfn, BuildError> {
+    let start = early.alloc(PAGE_SIZE)?;
+    let phys = early.host.phys();
+    phys.virt_to_pfn(start).ok_or(BuildError::Unreachable)
+}
+
+impl<H: Host> fmt::Debug for Manager<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Manager")
+            .field("map", &self.map)
+            .field("zones", &self.zones)
+            .finish_non_exhaustive()
+    }
+}
