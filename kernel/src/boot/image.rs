@@ -103,13 +103,13 @@ pub fn boot_stack_guard() -> Range<u64> {
 const PRESENT: u64 = 1;
 const HUGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-const TABLE_LEN: u64 = 512;
+const TABLE_LEN: usize = 512;
 
 /// The entry that maps `virt`, and the number of address bits below it (12, 21 or 30), by the tables in CR3.
 fn leaf_entry(virt: u64) -> Option<(*mut u64, u32)> {
     let mut table = Cr3::read().0.start_address().as_u64();
     for shift in [39, 30, 21, 12] {
-        let index = (virt >> shift) & (TABLE_LEN - 1);
+        let index = (virt >> shift) & (TABLE_LEN as u64 - 1);
         let place = (DIRECT_MAP + table + index * 8) as *mut u64;
         // SAFETY: `table` comes from CR3 or a present entry, so it is a page table, and the direct map reaches it.
         let entry = unsafe { place.read_volatile() };
@@ -142,10 +142,10 @@ pub fn frame_of(virt: u64) -> Option<u64> {
 /// Early: one CPU, provisional tables.
 pub fn unmap_boot_stack_guard() {
     #[repr(align(4096))]
-    struct Table(UnsafeCell<[u64; TABLE_LEN as usize]>);
+    struct Table(UnsafeCell<[u64; TABLE_LEN]>);
     // SAFETY: used once, before there is anyone to share it with.
     unsafe impl Sync for Table {}
-    static SPLIT: Table = Table(UnsafeCell::new([0; TABLE_LEN as usize]));
+    static SPLIT: Table = Table(UnsafeCell::new([0; TABLE_LEN]));
 
     let guard = boot_stack_guard().start;
     let split = SPLIT.0.get();
@@ -154,10 +154,9 @@ pub fn unmap_boot_stack_guard() {
     {
         // SAFETY: the entry that maps the guard, found just now.
         let huge = unsafe { place.read_volatile() };
-        for (nr, page) in (0..TABLE_LEN).zip((huge & !HUGE..).step_by(4096)) {
-            // SAFETY: inside `SPLIT`, which is in no table yet.
-            unsafe { split.cast::<u64>().add(nr as usize).write(page) };
-        }
+        let pages = core::array::from_fn(|nr| (huge & !HUGE) + (nr as u64) * 4096);
+        // SAFETY: `SPLIT` is in no table yet.
+        unsafe { split.write(pages) };
         // SAFETY: the new table maps the same 2 MiB in the same way.
         unsafe { place.write_volatile(split_phys | (huge & 0xfff & !HUGE)) };
         tlb::flush_all();
