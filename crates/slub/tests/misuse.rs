@@ -2,6 +2,7 @@
 #![allow(
     clippy::cast_possible_truncation,
     clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block,
     unsafe_code,
     missing_docs,
     reason = "a test"
@@ -9,7 +10,7 @@
 
 mod common;
 
-use std::ptr::NonNull;
+use core::ptr::NonNull;
 
 use common::{Rig, bugs, fill, holds, kfree, rig};
 use kmm_frame::{Gfp, PAGE_SIZE};

@@ -2,6 +2,7 @@
 #![allow(
     clippy::cast_possible_truncation,
     clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block,
     unsafe_code,
     missing_docs,
     reason = "a test"
@@ -9,8 +10,8 @@
 
 mod common;
 
+use core::ptr::NonNull;
 use std::collections::BTreeMap;
-use std::ptr::NonNull;
 
 use common::{Rig, bugs, fill, holds, is_zero, kfree, rig};
 use kmm_frame::{Gfp, PAGE_SIZE};

@@ -1,5 +1,8 @@
 //! A machine, a watched source of pages, and a slub on it whose reports are kept.
 #![allow(
+    clippy::cast_possible_truncation,
+    clippy::multiple_unsafe_ops_per_block,
+    unsafe_code,
     dead_code,
     unreachable_pub,
     missing_docs,
@@ -7,8 +10,8 @@
     reason = "each test file uses its part of this"
 )]
 
-use std::cell::RefCell;
-use std::ptr::NonNull;
+use core::cell::RefCell;
+use core::ptr::NonNull;
 
 use kmm_sim::{Config, FailRandom, FreeListSource, Machine, SimLock, SimPhys};
 use kmm_slub::{CacheSlot, Slub, SlubBug, SlubBugKind, SlubConfig};
