@@ -42,12 +42,6 @@ pub unsafe fn init_early(start: *mut u8, size_bytes: usize) {
     unsafe { HEAP.early.lock().init(start, size_bytes) }
 }
 
-/// Bytes used and free of the early heap.
-pub fn early_usage() -> (usize, usize) {
-    let heap = HEAP.early.lock();
-    (heap.used(), heap.free())
-}
-
 /// From now on, new objects come from `allocator`. The first call counts.
 pub fn switch_to(allocator: &'static (dyn GlobalAlloc + Sync)) {
     HEAP.last.call_once(|| allocator);

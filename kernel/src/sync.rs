@@ -19,8 +19,6 @@ pub struct RawIrqSpinLock {
 
 /// A value behind a [`RawIrqSpinLock`].
 pub type IrqSpinLock<T> = lock_api::Mutex<RawIrqSpinLock, T>;
-/// Proof that the lock is held.
-pub type IrqSpinLockGuard<'a, T> = lock_api::MutexGuard<'a, RawIrqSpinLock, T>;
 
 // SAFETY: `lock` and `try_lock` return only after they themselves turned `locked` from false to true (acquire), and `unlock` stores
 // false (release): no two holders at a time.

@@ -29,12 +29,6 @@ pub struct Features {
     pub smap: bool,
     /// User-mode instruction prevention.
     pub umip: bool,
-    /// Fast `rep movsb` and `rep stosb`.
-    pub erms: bool,
-    /// Process-context identifiers.
-    pub pcid: bool,
-    /// 5-level paging.
-    pub la57: bool,
     /// A local APIC.
     pub apic: bool,
     /// Bits of a physical address.
@@ -69,9 +63,6 @@ fn read() -> Features {
         smep: extended.is_some_and(|info| info.has_smep()),
         smap: extended.is_some_and(|info| info.has_smap()),
         umip: extended.is_some_and(|info| info.has_umip()),
-        erms: extended.is_some_and(|info| info.has_rep_movsb_stosb()),
-        pcid: basic.is_some_and(|info| info.has_pcid()),
-        la57: extended.is_some_and(|info| info.has_la57()),
         apic: basic.is_some_and(|info| info.has_apic()),
         phys_bits: cpuid
             .get_processor_capacity_feature_info()
@@ -117,11 +108,12 @@ pub fn init() {
         });
     }
     println!(
-        "cpu: {}{}{}{}{}{}{}",
+        "cpu: {}, {} physical address bits{}{}{}{}{}{}",
         CpuId::new()
             .get_processor_brand_string()
             .as_ref()
             .map_or("x86-64", |brand| brand.as_str().trim()),
+        features.phys_bits,
         if features.nx { ", NX" } else { "" },
         if features.smep { ", SMEP" } else { "" },
         if features.smap { ", SMAP" } else { "" },

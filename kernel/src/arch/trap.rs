@@ -21,7 +21,6 @@ const USER_FLAGS: u64 = 0x0024_0fd5;
 const FLAGS_FIXED: u64 = 1 << 1;
 const FLAGS_TRAP: u64 = 1 << 8;
 const FLAGS_INTERRUPT: u64 = 1 << 9;
-const FLAGS_IOPL: u64 = 3 << 12;
 const FLAGS_RESUME: u64 = 1 << 16;
 
 /// Registers of an interrupted program, as `entry.S` pushes them. Linux: `pt_regs`.
@@ -190,7 +189,6 @@ extern "C" fn prepare_exit_to_user(frame: &mut TrapFrame) -> bool {
     interrupts::disable();
     frame.cs = u64::from(gdt::USER_CODE);
     frame.ss = u64::from(gdt::USER_DATA);
-    frame.rflags =
-        (frame.rflags & (USER_FLAGS | FLAGS_RESUME) & !FLAGS_IOPL) | FLAGS_FIXED | FLAGS_INTERRUPT;
+    frame.rflags = (frame.rflags & (USER_FLAGS | FLAGS_RESUME)) | FLAGS_FIXED | FLAGS_INTERRUPT;
     frame.can_sysret()
 }

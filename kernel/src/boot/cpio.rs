@@ -5,8 +5,6 @@
 pub struct Entry<'a> {
     /// Its path, without a leading `./` or `/`.
     pub name: &'a str,
-    /// File type and permissions. Linux: `st_mode`.
-    pub mode: u32,
     /// Its contents.
     pub data: &'a [u8],
 }
@@ -49,7 +47,6 @@ impl<'a> Iterator for Entries<'a> {
         }
         let size_bytes = field(header, 6)? as usize;
         let name_len = field(header, 11)? as usize;
-        let mode = field(header, 1)?;
         let name = rest.get(HEADER_LEN..HEADER_LEN.checked_add(name_len.checked_sub(1)?)?)?;
         let name = core::str::from_utf8(name).ok()?;
         let data_start = (HEADER_LEN + name_len).next_multiple_of(4);
@@ -62,6 +59,6 @@ impl<'a> Iterator for Entries<'a> {
             .strip_prefix("./")
             .unwrap_or(name)
             .trim_start_matches('/');
-        Some(Entry { name, mode, data })
+        Some(Entry { name, data })
     }
 }
