@@ -1,0 +1,239 @@
+//! Per-CPU pagesets: batches, limits, the in-use mark, draining.
+#![allow(
+    unsafe_code,
+    missing_docs,
+    reason = "a test; drain_all wants a promise"
+)]
+
+mod common;
+
+use core::cell::RefCell;
+use std::rc::Rc;
+
+use common::{
+    InterruptedLock, TestZones, bare, boot, frames, free_of, interrupt_is_pending,
+    interrupt_next_lock, order, run_on, small, take_bad,
+};
+use kmm_frame::{Gfp, Pfn, PfnRange, ZoneType};
+use kmm_host::{CpuId, Cpus, PageBlock, PageReq, PageSource};
+use kmm_zone::{FreeAt, X86_64, ZoneLayout, ZonesBroken};
+
+type Lock = spin::Mutex<()>;
+const PAGE: PageReq = PageReq::page(Gfp::DMA);
+
+/// One zone of 16,384 frames: batch 3, high 12 with four CPUs and hardly any watermark.
+fn larger<L: lock_api::RawMutex>() -> TestZones<L> {
+    let ram = frames(0, 4096);
+    let zones = bare(ZoneLayout::new::<X86_64>(ram), ram, 4);
+    boot(&zones, ram, PfnRange::EMPTY, 0);
+    let limits = zones.zone(ZoneType::Dma).pcp_limits();
+    assert_eq!((limits.batch, limits.high), (1, 4));
+    zones
+}
+
+/// As [`larger`], with the limits of a zone of 64 MiB.
+fn batched<L: lock_api::RawMutex>() -> TestZones<L> {
+    let ram = frames(0, 16_384);
+    let zones = bare(ZoneLayout::new::<Wide>(ram), ram, 4);
+    boot(&zones, ram, PfnRange::EMPTY, 0);
+    let limits = zones.zone(ZoneType::Dma).pcp_limits();
+    assert_eq!((limits.batch, limits.high), (3, 12));
+    zones
+}
+
+#[derive(Debug)]
+struct Wide;
+
+impl kmm_zone::ZoneLimits for Wide {
+    const DMA_END: Option<Pfn> = Some(Pfn::new(1 << 20));
+    const DMA32_END: Option<Pfn> = None;
+    const LOWMEM_END: Option<Pfn> = None;
+}
+
+fn stock<L: lock_api::RawMutex>(zones: &TestZones<L>) -> Vec<usize> {
+    zones
+        .zone(ZoneType::Dma)
+        .pcp_stats()
+        .map(|pcp| pcp.count)
+        .collect()
+}
+
+#[test]
+fn pages_move_in_batches() {
+    let zones = batched::<Lock>();
+    let nr_free = || free_of(&zones, ZoneType::Dma);
+    let mut held = Vec::new();
+    for (stock_left, free) in [(2, 16_381), (1, 16_381), (0, 16_381), (2, 16_378)] {
+        held.push(zones.alloc(PAGE).unwrap());
+        assert_eq!((stock(&zones)[0], nr_free()), (stock_left, free));
+    }
+    // Pages come in the order of memory, and the last one freed is the next one out.
+    let pfns: Vec<_> = held.iter().map(|block| block.pfn().index()).collect();
+    let first = pfns[0];
+    assert_eq!(pfns, [first, first + 1, first + 2, first + 3]);
+    zones.free(held.pop().unwrap());
+    held.push(zones.alloc(PAGE).unwrap());
+    assert_eq!(held[3].pfn(), Pfn::new(first + 3));
+
+    while held.len() < 40 {
+        held.push(zones.alloc(PAGE).unwrap());
+    }
+    let before = nr_free();
+    let mut most = 0;
+    for block in held {
+        zones.free(block);
+        most = most.max(stock(&zones)[0]);
+        assert!(stock(&zones)[0] < 12, "at high a batch goes back");
+        zones.validate().unwrap();
+    }
+    assert_eq!(most, 11);
+    assert_eq!((nr_free() - before) % 3, 0);
+    assert_eq!(nr_free() + stock(&zones)[0], 16_384);
+}
+
+#[test]
+fn only_single_pages_are_kept() {
+    let zones = batched::<Lock>();
+    zones.free(zones.alloc(PageReq::new(order(1), Gfp::DMA)).unwrap());
+    assert_eq!(stock(&zones), [0; 4]);
+    assert_eq!(free_of(&zones, ZoneType::Dma), 16_384);
+}
+
+#[test]
+fn cpus_have_stocks_of_their_own() {
+    let zones = larger::<Lock>();
+    let mut blocks: Vec<_> = (0..4).map(|_| zones.alloc(PAGE).unwrap()).collect();
+    for cpu in 1..4 {
+        run_on(cpu);
+        zones.free(blocks.pop().unwrap());
+    }
+    assert_eq!(stock(&zones), [0, 1, 1, 1]);
+    let mut seen = Vec::new();
+    zones.for_each_free(|_, _, at| {
+        if let FreeAt::Pcp(cpu) = at {
+            seen.push(cpu.index());
+        }
+    });
+    assert_eq!(seen, [1, 2, 3]);
+    assert_eq!(zones.cpus().with_pin(|pin| zones.drain_pcp(pin)), 1);
+    assert_eq!(stock(&zones), [0, 1, 1, 0]);
+    // SAFETY: this is the only thread.
+    assert_eq!(unsafe { zones.drain_all() }, 2);
+    assert_eq!(stock(&zones), [0; 4]);
+    run_on(0);
+    zones.free(blocks.pop().unwrap());
+    zones.validate().unwrap();
+    assert_eq!(zones.accounting().free, 4096);
+}
+
+#[test]
+fn a_large_request_gets_what_the_stock_splits() {
+    let zones = small::<Lock>(0, PfnRange::EMPTY, 1);
+    zones.set_lowmem_reserve_ratio([0; 6]);
+    // All frames out and back, so that some lie in the stock and the largest blocks do not merge.
+    let held = common::exhaust(&zones, Gfp::KERNEL);
+    held.into_iter().for_each(|block| zones.free(block));
+    let in_stock: usize = zones.stats().map(|stat| stat.pcp_pages).sum();
+    assert!(in_stock > 0);
+    let mut nr = 0;
+    while zones
+        .alloc(PageReq::new(order(6), Gfp::KERNEL))
+        .map(|b| b.into_raw())
+        .is_ok()
+    {
+        nr += 1;
+    }
+    assert_eq!(nr, 1024 >> 6, "no failure with memory free");
+}
+
+#[test]
+fn interrupts_find_the_mark_and_take_the_lock() {
+    let zones: &'static TestZones<InterruptedLock> = Box::leak(Box::new(batched()));
+    let inner = Rc::new(RefCell::new(Vec::new()));
+    // The first allocation stocks up: mark held, lock about to be taken. Then an interrupt allocates and frees.
+    let seen = Rc::clone(&inner);
+    interrupt_next_lock(move || {
+        let one = zones.alloc(PAGE).unwrap();
+        let two = zones.alloc(PAGE).unwrap();
+        assert_eq!(stock(zones), [0; 4], "the interrupt left the stock alone");
+        zones.free(one);
+        assert_eq!(stock(zones), [0; 4]);
+        seen.borrow_mut().push(two);
+    });
+    let outer = zones.alloc(PAGE).unwrap();
+    assert!(!interrupt_is_pending());
+    let two = inner.borrow_mut().pop().unwrap();
+    assert_ne!(outer.pfn(), two.pfn());
+    assert_eq!(stock(zones)[0], 2);
+    zones.validate().unwrap();
+
+    // The same in the middle of a drain.
+    let held: Vec<_> = (0..11).map(|_| zones.alloc(PAGE).unwrap()).collect();
+    let seen = Rc::clone(&inner);
+    let mut frees = held.into_iter();
+    while stock(zones)[0] < 11 {
+        zones.free(frees.next().unwrap());
+    }
+    // Debug builds look into the free lists before the stock is used: let that lock pass.
+    let interrupt = move || {
+        let page = zones.alloc(PAGE).unwrap();
+        seen.borrow_mut().push(page);
+    };
+    if cfg!(debug_assertions) {
+        interrupt_next_lock(move || interrupt_next_lock(interrupt));
+    } else {
+        interrupt_next_lock(interrupt);
+    }
+    zones.free(outer);
+    assert!(!interrupt_is_pending());
+    let third = inner.borrow_mut().pop().unwrap();
+    assert_eq!(stock(zones)[0], 12 - 3);
+    zones.validate().unwrap();
+    frees
+        .chain([two, third])
+        .for_each(|block| zones.free(block));
+    zones.validate().unwrap();
+    assert_eq!(zones.accounting().free, 16_384);
+    let stat = zones.zone(ZoneType::Dma).stat();
+    assert_eq!(stat.pgalloc, stat.pgfree);
+    assert_eq!(take_bad(), []);
+}
+
+#[test]
+fn validate_finds_spoiled_stock() {
+    let zones = batched::<Lock>();
+    let block = zones.alloc(PAGE).unwrap();
+    zones.validate().unwrap();
+    // A page in the stock that somebody holds.
+    let next = block.pfn() + 1;
+    zones.map().page(next).set_ref_count(1);
+    let found = zones.validate();
+    let spoiled = ZonesBroken::Pcp(ZoneType::Dma, CpuId::BOOT, next);
+    assert_eq!(found, Err(spoiled));
+    zones.map().page(next).set_ref_count(0);
+    zones.validate().unwrap();
+    zones.free(block);
+    // A free list that was spoiled.
+    zones.map().page(Pfn::ZERO).set_private(3);
+    let found = zones.validate();
+    assert!(
+        matches!(found, Err(ZonesBroken::Buddy(ZoneType::Dma, _))),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn validate_finds_a_frame_in_stock_twice() {
+    let zones = batched::<Lock>();
+    let block = zones.alloc(PAGE).unwrap();
+    let twin = block.pfn();
+    zones.free(block);
+    // An owner that was told a wrong frame number: what one owner holds is freed by another.
+    zones.map().page(twin).set_private(0);
+    // SAFETY: not so, on purpose; the block is only freed.
+    zones.free(unsafe { PageBlock::from_raw(twin, order(0)) });
+    assert_eq!(
+        zones.validate(),
+        Err(ZonesBroken::Accounting(ZoneType::Dma))
+    );
+}
