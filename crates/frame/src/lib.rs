@@ -13,7 +13,7 @@ mod zone_type;
 
 pub use addr::{PhysAddr, VirtAddr};
 pub use gfp::Gfp;
-pub use memmap::{MemMap, MemMapError};
+pub use memmap::{MemMap, MemMapError, Overhead};
 pub use order::{MAX_ORDER, NR_ORDERS, Order};
 pub use page::{Page, PageFlags};
 pub use pfn::{Pfn, PfnRange};

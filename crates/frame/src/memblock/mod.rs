@@ -200,12 +200,15 @@ impl<const N: usize> Memblock<N> {
             report.nr_empty += usize::from(region.is_empty());
             report.nr_wrapping += usize::from(region.wraps());
         }
+        // The most lasting first: what comes later only fills gaps, so that no interim set is larger than the last.
         for kind in Reserved::ALL.into_iter().rev() {
             for (start, end) in firmware::reserved_as(regions.clone(), kind) {
                 self.reserve_pages(start, end, kind)?;
             }
+            if kind == Reserved::FirstMegabyte {
+                self.reserve_first_megabyte(first_megabyte)?;
+            }
         }
-        self.reserve_first_megabyte(first_megabyte)?;
         for (start, end) in firmware::ram(regions) {
             let dropped_bytes = self.add_or_drop(start, end);
             report.nr_dropped += usize::from(dropped_bytes > 0);
@@ -273,7 +276,8 @@ impl<const N: usize> Memblock<N> {
 
     /// Gives up the reservation as `kind` of the frames that lie wholly inside the bytes.
     ///
-    /// Frames that are reserved for another reason, more lasting or not, stay reserved.
+    /// Frames that show another reason stay reserved. A frame that several gave reasons for shows the most lasting one
+    /// only: when that is given up, the others do not come back.
     ///
     /// # Errors
     /// [`MemblockError::TooManyRegions`], [`MemblockError::Wraps`], [`MemblockError::HandedOver`].

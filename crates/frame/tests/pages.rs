@@ -1,0 +1,187 @@
+//! Descriptors and the map that finds them.
+#![allow(
+    unsafe_code,
+    clippy::cast_possible_truncation,
+    missing_docs,
+    reason = "tests lay out their own storage"
+)]
+
+use core::ptr::NonNull;
+
+use kmm_frame::{MemMap, MemMapError, NodeId, Page, PageFlags, Pfn, PfnRange, PhysAddr, ZoneType};
+
+fn map(start: usize, nr_pages: usize) -> MemMap {
+    let pages: Vec<Page> = (0..nr_pages).map(|_| Page::new()).collect();
+    MemMap::new(PfnRange::with_len(Pfn::new(start), nr_pages), pages.leak()).unwrap()
+}
+
+#[test]
+fn a_descriptor_is_one_cache_line() {
+    const { assert!(size_of::<Page>() == 64 && align_of::<Page>() == 64) };
+}
+
+#[test]
+fn frames_and_descriptors_round_trip() {
+    let map = map(0x100, 500);
+    for pfn in map.range().iter() {
+        let page = map.page(pfn);
+        assert_eq!(map.pfn(page), Some(pfn));
+        assert!(core::ptr::eq(map.get(pfn).unwrap(), page));
+        assert_eq!(pfn.phys().pfn(), pfn);
+    }
+    assert!(map.get(Pfn::new(0xff)).is_none());
+    assert!(map.get(Pfn::new(0x100 + 500)).is_none());
+    assert!(map.get(Pfn::new(usize::MAX)).is_none());
+    assert_eq!(map.pfn(&Page::new()), None);
+    // Constant time: an index, whatever the distance.
+    let distance = core::ptr::from_ref(map.page(Pfn::new(0x2f3))).addr()
+        - core::ptr::from_ref(map.page(Pfn::new(0x100))).addr();
+    assert_eq!(distance, 0x1f3 * 64);
+}
+
+#[test]
+#[should_panic(expected = "frame 0x3 has no descriptor: Pfn(0x0..0x3)")]
+fn a_frame_without_descriptor_is_refused() {
+    let _ = map(0, 3).page(Pfn::new(3));
+}
+
+#[test]
+fn a_map_wants_a_descriptor_for_each_frame() {
+    let range = PfnRange::with_len(Pfn::new(0), 3);
+    let pages: &'static [Page] = vec![Page::new(), Page::new()].leak();
+    assert_eq!(
+        MemMap::new(range, pages).err(),
+        Some(MemMapError::WrongLength)
+    );
+    assert_eq!(MemMap::layout(range).unwrap().size(), 192);
+    let absurd = PfnRange::with_len(Pfn::ZERO, usize::MAX);
+    assert_eq!(MemMap::layout(absurd), None);
+}
+
+#[test]
+fn a_map_laid_into_storage_has_reserved_frames() {
+    let range = PfnRange::with_len(Pfn::new(7), 33);
+    let layout = MemMap::layout(range).unwrap();
+    // SAFETY: the layout has a size.
+    let storage = unsafe { std::alloc::alloc(layout) };
+    // SAFETY: just as large and aligned as asked, and never freed.
+    let map = unsafe { MemMap::new_in(range, NonNull::new(storage).unwrap()) };
+    for pfn in range.iter() {
+        let page = map.page(pfn);
+        assert_eq!(page.flags(), PageFlags::RESERVED);
+        assert_eq!((page.ref_count(), page.map_count()), (0, 0));
+        assert_eq!((page.lru_next(), page.lru_prev()), (None, None));
+    }
+}
+
+#[test]
+fn overhead_is_one_and_a_half_percent() {
+    let overhead = map(0, 2048).overhead();
+    assert_eq!((overhead.map_bytes, overhead.nr_pages), (128 << 10, 2048));
+    assert_eq!(overhead.basis_points(), 156);
+    assert_eq!(
+        overhead.to_string(),
+        "128 KiB of descriptors for 2048 frames, 1.56 % of them"
+    );
+    assert_eq!(map(0, 0).overhead().basis_points(), 0);
+}
+
+#[test]
+fn every_field_keeps_what_it_is_given() {
+    let map = map(0, 2);
+    let (page, other) = (map.page(Pfn::new(0)), map.page(Pfn::new(1)));
+    page.set_place(ZoneType::Dma32, NodeId::new(3));
+    page.set_private(11);
+    page.set_mapping(0xffff_8880_0000_1000);
+    page.set_index(u64::MAX);
+    page.set_owner_word(5);
+    page.set_lru_next(Some(Pfn::new(9)));
+    page.set_lru_prev(Some(Pfn::ZERO));
+    assert_eq!(
+        (page.zone_type(), page.node().index()),
+        (ZoneType::Dma32, 3)
+    );
+    assert_eq!(
+        page.flags(),
+        PageFlags::RESERVED,
+        "place and flags share a word"
+    );
+    assert_eq!(page.add_private(-3), 11);
+    assert_eq!((page.private(), page.mapping()), (8, 0xffff_8880_0000_1000));
+    assert_eq!((page.index(), page.owner_word()), (u64::MAX, 5));
+    assert_eq!(page.lru_next(), Some(Pfn::new(9)));
+    assert_eq!(page.lru_prev(), Some(Pfn::ZERO));
+    page.set_lru_next(None);
+    assert_eq!(page.lru_next(), None);
+    assert_eq!((other.private(), other.mapping(), other.index()), (0, 0, 0));
+}
+
+#[test]
+fn flags_are_tested_set_and_cleared_each_for_itself() {
+    let map = map(0, 1);
+    let page = map.page(Pfn::ZERO);
+    page.set_place(ZoneType::Movable, NodeId::new(255));
+    page.reset_flags(PageFlags::empty());
+    for flag in PageFlags::all().iter() {
+        assert!(!page.test_and_set(flag), "{flag:?}");
+        assert!(page.test_and_set(flag) && page.test(flag), "{flag:?}");
+        assert_eq!(page.flags(), flag);
+        assert!(page.test_and_clear(flag), "{flag:?}");
+        assert!(!page.test_and_clear(flag) && !page.test(flag), "{flag:?}");
+    }
+    page.set(PageFlags::DIRTY | PageFlags::UPTODATE);
+    page.clear(PageFlags::DIRTY);
+    assert_eq!(page.flags(), PageFlags::UPTODATE);
+    assert_eq!(
+        (page.zone_type(), page.node().index()),
+        (ZoneType::Movable, 255)
+    );
+}
+
+#[test]
+fn the_last_reference_and_the_last_mapping_are_told() {
+    let map = map(0, 1);
+    let page = map.page(Pfn::ZERO);
+    page.set_ref_count(1);
+    page.get();
+    assert_eq!((page.put_and_test(), page.ref_count()), (false, 1));
+    assert_eq!((page.put_and_test(), page.ref_count()), (true, 0));
+    page.inc_map_count();
+    page.inc_map_count();
+    assert_eq!((page.map_count(), page.dec_map_count()), (2, false));
+    assert_eq!((page.dec_map_count(), page.map_count()), (true, 0));
+    page.inc_map_count();
+    page.reset_map_count();
+    assert_eq!(page.map_count(), 0);
+}
+
+#[test]
+fn references_are_counted_across_threads() {
+    let map = map(0, 1);
+    map.page(Pfn::ZERO).set_ref_count(1);
+    let last: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                map.page(Pfn::ZERO).get();
+                scope.spawn(move || {
+                    let page = map.page(Pfn::ZERO);
+                    for _ in 0..10_000 {
+                        page.get();
+                        assert!(!page.put_and_test(), "this thread holds one");
+                    }
+                    usize::from(page.put_and_test())
+                })
+            })
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap()).sum()
+    });
+    assert_eq!(last, 0, "the main thread's reference is the last");
+    assert!(map.page(Pfn::ZERO).put_and_test());
+}
+
+#[test]
+fn physical_addresses_find_their_descriptor() {
+    let map = map(0x100, 16);
+    let addr = PhysAddr::new(0x10_5abc);
+    assert_eq!(map.pfn(map.page(addr.pfn())), Some(Pfn::new(0x105)));
+}
