@@ -171,11 +171,10 @@ impl Drop for Guest {
     }
 }
 
-/// The number on the last `kmm-exit` line.
+/// The number on the last `kmm-exit` line, which follows whatever stood on that line before.
 pub(crate) fn exit_code(text: &str) -> Option<u8> {
-    text.lines()
-        .rev()
-        .find_map(|line| line.trim().strip_prefix(EXIT)?.trim().parse().ok())
+    let at = text.rfind(EXIT)?;
+    text[at + EXIT.len()..].lines().next()?.trim().parse().ok()
 }
 
 /// Cuts the echo of the command, the status line and the prompt away.

@@ -15,6 +15,7 @@ mod proc;
 mod qemu;
 mod run;
 mod symbols;
+mod tidy;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ cargo xtask COMMAND
              -- ARGS          for QEMU
   image    write the UEFI disk image for a real machine
              --cmdline WORDS  the kernel's command line
+  tidy     check floors, the feature table, unsafe without proof, file sizes, links
   setup    install what is missing, and nothing else
 ";
 
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
     let result = match command.as_str() {
         "run" => run::main(flags),
         "image" => image::main(flags),
+        "tidy" => tidy::main(flags),
         "setup" => setup(flags),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

@@ -1,6 +1,6 @@
 //! The kernel's own names, for its call traces: `/boot/kmm.sym` of the initramfs, lines `hexaddress name`, sorted by address.
 
-use std::fmt::Write as _;
+use core::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -79,5 +79,5 @@ fn name(elf: &[u8], at: u64) -> Result<&str> {
         .iter()
         .position(|&byte| byte == 0)
         .context("a name without an end")?;
-    Ok(std::str::from_utf8(&rest[..end])?)
+    Ok(core::str::from_utf8(&rest[..end])?)
 }
