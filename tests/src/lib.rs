@@ -1,1 +1,7 @@
-//! Tests that cross crates live in `tests/`.
+//! What the cross-crate tests share: the whole manager on a simulated machine, and files in memory.
+
+mod boot;
+mod file;
+
+pub use boot::{Booted, KERNEL_IMAGE, boot, image_parts};
+pub use file::MemFile;

@@ -12,13 +12,10 @@ use core::ops::{ControlFlow, Range};
 
 use kmm_fault::{
     FaultCause, FaultEnv, FaultError, FaultKind, FileSource, Space, Usage, handle, put_page,
-    read_only_flags,
 };
 use kmm_frame::{MemMap, PAGE_SIZE, PageFlags, Pfn, VirtAddr};
 use kmm_host::{Host, PageSource, PteStore, TlbControl, TlbTarget};
-use kmm_pagetable_walker::{
-    Leaf, MapError, Mapper, MmuGather, Pte, PteFlags, Root, Span, TableCounter,
-};
+use kmm_pagetable_walker::{Leaf, MapError, MmuGather, Pte, PteFlags, Root, Span, TableCounter};
 use kmm_vma::{Limits, Mm, MmLayout, MmapReq, Prot, RemapReq, VmFlags, Vma};
 
 use crate::{Manager, MmError, Pages};
@@ -98,6 +95,12 @@ impl<H: Host, F: FileSource> AddressSpace<H, F> {
             Some(root) => root.pfn(),
             None => unreachable!("the top table lives as long as the address space"),
         }
+    }
+
+    /// The manager that it belongs to.
+    #[must_use]
+    pub const fn manager(&self) -> &'static Manager<H> {
+        self.manager
     }
 
     /// Its areas and limits.
@@ -181,12 +184,7 @@ impl<H: Host, F: FileSource> AddressSpace<H, F> {
     ///
     /// # Errors
     /// [`MmError`].
-    pub fn mprotect(
-        &mut self,
-        addr: VirtAddr,
-        len_bytes: u64,
-        prot: Prot,
-    ) -> Result<(), MmError> {
+    pub fn mprotect(&mut self, addr: VirtAddr, len_bytes: u64, prot: Prot) -> Result<(), MmError> {
         let range = self.mm.mprotect(addr, len_bytes, prot)?.range;
         if range.is_empty() {
             return Ok(());
@@ -304,15 +302,16 @@ impl<H: Host, F: FileSource> AddressSpace<H, F> {
                 continue;
             }
             let is_private = vma.is_private();
-            let copied = mapper.copy_user_range(root, child_root, range, &mut gather, |leaf, parent| {
-                if leaf.pte.is_present() {
-                    if is_private && parent.has(PteFlags::RW) {
-                        *parent = parent.with_flags(parent.flags() - PteFlags::RW, leaf.level);
+            let copied =
+                mapper.copy_user_range(root, child_root, range, &mut gather, |leaf, parent| {
+                    if leaf.pte.is_present() {
+                        if is_private && parent.has(PteFlags::RW) {
+                            *parent = parent.with_flags(parent.flags() - PteFlags::RW, leaf.level);
+                        }
+                        share(map, zero_page, leaf.pfn(), child_usage);
                     }
-                    share(map, zero_page, leaf.pfn(), child_usage);
-                }
-                *parent
-            });
+                    *parent
+                });
             if let Err(error) = copied {
                 // What was copied so far goes with the child.
                 gather.finish();
@@ -377,7 +376,10 @@ impl<H: Host, F: FileSource> AddressSpace<H, F> {
         let unmapped = mapper.unmap_range(root, range, &mut gather, |leaf, gather| {
             puts.add(leaf, gather);
         });
-        debug_assert!(unmapped.is_ok(), "unmapping base pages cannot fail: {unmapped:?}");
+        debug_assert!(
+            unmapped.is_ok(),
+            "unmapping base pages cannot fail: {unmapped:?}"
+        );
         gather.finish();
         puts.give_back();
     }
@@ -399,10 +401,12 @@ impl<H: Host, F: FileSource> AddressSpace<H, F> {
         let mut gather = mapper.gather(target, manager.host().tlb());
         let mut puts = Puts::new(manager, usage);
         let mut at = range.start;
-        while let Ok(ControlFlow::Break(leaf)) = mapper.try_for_each(root, at..range.end, |span| match span {
-            Span::Mapped(leaf) | Span::NotPresent(leaf) => ControlFlow::Break(leaf),
-            Span::Hole(_) => ControlFlow::Continue(()),
-        }) {
+        while let Ok(ControlFlow::Break(leaf)) =
+            mapper.try_for_each(root, at..range.end, |span| match span {
+                Span::Mapped(leaf) | Span::NotPresent(leaf) => ControlFlow::Break(leaf),
+                Span::Hole(_) => ControlFlow::Continue(()),
+            })
+        {
             if let Some(mut slot) = mapper.find_slot(root, leaf.va) {
                 slot.set(Pte::NONE);
             }
@@ -429,7 +433,9 @@ impl<H: Host, F: FileSource> AddressSpace<H, F> {
         let table_bytes = PAGE_SIZE as u64 * 512;
         let mut at = range.start.align_down(table_bytes);
         while at < range.end {
-            mapper.leaf_slot(root, at.max(range.start)).map_err(map_error)?;
+            mapper
+                .leaf_slot(root, at.max(range.start))
+                .map_err(map_error)?;
             at += table_bytes;
         }
         Ok(())
@@ -451,7 +457,9 @@ impl<H: Host, F: FileSource> AddressSpace<H, F> {
         let mut gather = mapper.gather(target, manager.host().tlb());
         let mut at = from.start;
         while at < from.end {
-            let entry = mapper.find_slot(root, at).map_or(Pte::NONE, |mut slot| slot.set(Pte::NONE));
+            let entry = mapper
+                .find_slot(root, at)
+                .map_or(Pte::NONE, |mut slot| slot.set(Pte::NONE));
             if !entry.is_none() {
                 gather.track_range(at..at + PAGE_SIZE as u64);
                 match mapper.find_slot(root, to + (at - from.start)) {
@@ -477,7 +485,9 @@ impl<H: Host, F: FileSource> Drop for AddressSpace<H, F> {
         let target = TlbTarget::User { root: root.pfn() };
         let mut gather = mapper.gather(target, self.manager.host().tlb());
         let mut puts = Puts::new(self.manager, &mut self.usage);
-        mapper.free_user_tables(&mut root, &mut gather, |leaf, gather| puts.add(leaf, gather));
+        mapper.free_user_tables(&mut root, &mut gather, |leaf, gather| {
+            puts.add(leaf, gather)
+        });
         gather.flush();
         puts.give_back();
         mapper.free_root(root, &mut gather);

@@ -119,7 +119,11 @@ impl<H: Host> Early<H> {
     /// 1. Every free frame of `memblock` is RAM that nobody uses.
     /// 2. `host.phys()` reaches those of them that lie below `reachable_end`, now and for ever; the others from when
     ///    the tables of [`Early::kernel_tables`] are loaded.
-    pub unsafe fn new(host: &'static H, mut memblock: Memblock, reachable_end: PhysAddr) -> Result<Self, BuildError> {
+    pub unsafe fn new(
+        host: &'static H,
+        mut memblock: Memblock,
+        reachable_end: PhysAddr,
+    ) -> Result<Self, BuildError> {
         let spanned = memblock.spanned();
         if spanned.is_empty() {
             return Err(BuildError::NoMemory);
@@ -127,7 +131,10 @@ impl<H: Host> Early<H> {
         let layout = MemMap::layout(spanned).ok_or(BuildError::NoMemory)?;
         let size_bytes = layout.size() as u64;
         let phys = memblock.alloc(size_bytes, PAGE_SIZE as u64, PhysAddr::ZERO..reachable_end)?;
-        let storage = host.phys().direct(phys.pfn()).ok_or(BuildError::Unreachable)?;
+        let storage = host
+            .phys()
+            .direct(phys.pfn())
+            .ok_or(BuildError::Unreachable)?;
         // SAFETY: memblock gave these bytes away just now and never gives them again; they are reachable by
         // obligation 2 and page-aligned.
         let map = unsafe { MemMap::new_in(spanned, storage) };
@@ -173,7 +180,8 @@ impl<H: Host> Early<H> {
         let pages = EarlyPages { early: self };
         // SAFETY: 1: memblock's frames below the limit are reachable, and spanned by the map. 2: what is entered is RAM
         // and the image, for the kernel alone. 3: the root is made here.
-        let mapper = unsafe { Mapper::new(self.host.ptes(), &pages, self.map, space.levels, tables) };
+        let mapper =
+            unsafe { Mapper::new(self.host.ptes(), &pages, self.map, space.levels, tables) };
         let mut root = mapper.alloc_root()?;
         for &frames in self.memory {
             map_frames(&mapper, &mut root, space, frames)?;
@@ -191,7 +199,11 @@ impl<H: Host> Early<H> {
             PAGE_SIZE as u64,
             PhysAddr::ZERO..self.limit,
         )?;
-        let start = self.host.phys().direct(phys.pfn()).ok_or(BuildError::Unreachable)?;
+        let start = self
+            .host
+            .phys()
+            .direct(phys.pfn())
+            .ok_or(BuildError::Unreachable)?;
         let whole_bytes = size_bytes.next_multiple_of(PAGE_SIZE);
         // SAFETY: memblock gave these pages away just now, and they are reachable.
         unsafe { start.write_bytes(0, whole_bytes) };
@@ -222,7 +234,9 @@ impl<H: Host> Early<H> {
     /// Memory for one `T` that will be made later.
     pub(crate) fn reserve_place<T>(&self) -> Result<Place<T>, BuildError> {
         const { assert!(align_of::<T>() <= PAGE_SIZE) };
-        Ok(Place { slot: self.alloc(size_of::<T>())?.cast() })
+        Ok(Place {
+            slot: self.alloc(size_of::<T>())?.cast(),
+        })
     }
 
     /// Puts `count` values into memory that is never given back.
@@ -232,7 +246,9 @@ impl<H: Host> Early<H> {
         mut value: impl FnMut() -> T,
     ) -> Result<&'static [T], BuildError> {
         const { assert!(align_of::<T>() <= PAGE_SIZE) };
-        let bytes = size_of::<T>().checked_mul(count).ok_or(BuildError::NoMemory)?;
+        let bytes = size_of::<T>()
+            .checked_mul(count)
+            .ok_or(BuildError::NoMemory)?;
         let first = self.alloc(bytes)?.cast::<T>();
         for i in 0..count {
             // SAFETY: `i` is within the array that was asked for.
@@ -269,7 +285,13 @@ fn map_frames<H: Host>(
     let start = frames.start().phys();
     let size_bytes = (frames.nr_pages() * PAGE_SIZE) as u64;
     let va = space.direct_map + start.as_u64();
-    mapper.map_range(root, va..va + size_bytes, start, PteFlags::KERNEL, space.largest)
+    mapper.map_range(
+        root,
+        va..va + size_bytes,
+        start,
+        PteFlags::KERNEL,
+        space.largest,
+    )
 }
 
 /// Memblock as a source of pages, for the first tables.
@@ -303,6 +325,9 @@ unsafe impl<H: Host> PageSource for EarlyPages<'_, H> {
             .memblock
             .borrow_mut()
             .free(pfn.phys(), order.size_bytes() as u64);
-        debug_assert!(freed.is_ok(), "a block that memblock gave is refused: {freed:?}");
+        debug_assert!(
+            freed.is_ok(),
+            "a block that memblock gave is refused: {freed:?}"
+        );
     }
 }

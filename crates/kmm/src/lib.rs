@@ -1,14 +1,19 @@
 #![no_std]
 #![doc = include_str!("../README.md")]
 
+extern crate alloc;
+
 pub mod adapt;
+pub mod check;
 
 mod address_space;
+mod audit;
 mod early;
 mod errno;
 mod manager;
 
 pub use address_space::{AddressSpace, MmStat};
+pub use audit::{AuditError, AuditReport, Owner};
 pub use early::{BuildError, Early, ImagePart, KernelSpace};
 pub use errno::{Errno, MmError};
 pub use manager::{Hooks, KernelVm, Manager, Objects, Pages, VmEvents};

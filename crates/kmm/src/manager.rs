@@ -19,17 +19,13 @@ use crate::early::{BuildError, Early, EarlyPages, KernelSpace};
 type IsRam = dyn Fn(PfnRange) -> bool + Sync;
 
 /// The page allocator of a host.
-pub type Pages<H> = Zones<<H as Host>::Lock, &'static <H as Host>::Cpus, &'static <H as Host>::Phys>;
+pub type Pages<H> =
+    Zones<<H as Host>::Lock, &'static <H as Host>::Cpus, &'static <H as Host>::Phys>;
 /// The object allocator of a host.
 pub type Objects<H> = Slub<&'static Pages<H>, &'static <H as Host>::Phys, <H as Host>::Lock>;
 /// The kernel's virtual memory of a host.
-pub type KernelVm<H> = Vmalloc<
-    'static,
-    <H as Host>::Ptes,
-    Pages<H>,
-    &'static <H as Host>::Tlb,
-    <H as Host>::Lock,
->;
+pub type KernelVm<H> =
+    Vmalloc<'static, <H as Host>::Ptes, Pages<H>, &'static <H as Host>::Tlb, <H as Host>::Lock>;
 
 /// Object caches that fit: kmalloc's and the kernel's own.
 const NR_CACHES: usize = 128;
@@ -46,7 +42,10 @@ pub struct Hooks {
 impl Default for Hooks {
     /// Mistakes are passed over in silence; memory stays safe.
     fn default() -> Self {
-        Self { on_bad_page: |_| {}, on_slub_bug: |_| {} }
+        Self {
+            on_bad_page: |_| {},
+            on_slub_bug: |_| {},
+        }
     }
 }
 
@@ -103,7 +102,8 @@ impl<H: Host> Manager<H> {
             let pages = EarlyPages { early: &early };
             // SAFETY: 1: memblock's frames are reachable and described. 2: only empty tables are entered. 3: `root` was
             // made with these levels.
-            let mapper = unsafe { Mapper::new(host.ptes(), &pages, map, space.levels, kernel_tables) };
+            let mapper =
+                unsafe { Mapper::new(host.ptes(), &pages, map, space.levels, kernel_tables) };
             mapper.prealloc_kernel_pgds(&mut root, space.vmalloc.clone())?
         };
         let zero_page = early_page(&early)?;
@@ -115,8 +115,12 @@ impl<H: Host> Manager<H> {
             .with_bad_page_hook(hooks.on_bad_page);
         let zones: &'static Pages<H> = early.place(zones)?;
         let slots = early.place_slice(NR_CACHES, CacheSlot::<H::Lock>::new)?;
-        let config = SlubConfig { nr_cpus, on_bug: hooks.on_slub_bug };
-        let slub = Slub::new(zones, host.phys(), map, slots, config).map_err(|_| BuildError::Slub)?;
+        let config = SlubConfig {
+            nr_cpus,
+            on_bug: hooks.on_slub_bug,
+        };
+        let slub =
+            Slub::new(zones, host.phys(), map, slots, config).map_err(|_| BuildError::Slub)?;
         let slub: &'static Objects<H> = early.place(slub)?;
         let place = early.reserve_place::<Self>()?;
         let memory = early.memory();
@@ -134,7 +138,10 @@ impl<H: Host> Manager<H> {
         }
         // SAFETY: as in `Manager::mapper`.
         let mapper = unsafe { Mapper::new(host.ptes(), zones, map, space.levels, kernel_tables) };
-        let config = VmallocConfig { range: space.vmalloc.clone(), is_ram };
+        let config = VmallocConfig {
+            range: space.vmalloc.clone(),
+            is_ram,
+        };
         let vmalloc = Vmalloc::new(mapper, zones, root, host.tlb(), config);
         zones.init_watermarks(zones.default_min_free_kbytes(), WATERMARK_SCALE_FACTOR);
         Ok(place.put(Self {
@@ -221,7 +228,12 @@ impl<H: Host> Manager<H> {
     ///
     /// # Errors
     /// [`AllocError`].
-    pub fn alloc_pages(&self, sleep: &mut Sleep, gfp: Gfp, order: Order) -> Result<PageBlock, AllocError> {
+    pub fn alloc_pages(
+        &self,
+        sleep: &mut Sleep,
+        gfp: Gfp,
+        order: Order,
+    ) -> Result<PageBlock, AllocError> {
         let _ = sleep;
         self.zones.alloc(PageReq::new(order, gfp))
     }
@@ -231,7 +243,8 @@ impl<H: Host> Manager<H> {
     /// # Errors
     /// [`AllocError`].
     pub fn alloc_pages_nowait(&self, gfp: Gfp, order: Order) -> Result<PageBlock, AllocError> {
-        self.zones.alloc(PageReq::new(order, gfp - Gfp::DIRECT_RECLAIM))
+        self.zones
+            .alloc(PageReq::new(order, gfp - Gfp::DIRECT_RECLAIM))
     }
 
     /// Gives a block back. Linux: `__free_pages`.
@@ -249,7 +262,9 @@ impl<H: Host> Manager<H> {
     /// # Safety
     /// Nobody uses the frames any more.
     pub unsafe fn free_reserved(&self, range: PfnRange) -> Result<usize, BuildError> {
-        self.zones.free_at_boot(range).map_err(|_| BuildError::Zones)
+        self.zones
+            .free_at_boot(range)
+            .map_err(|_| BuildError::Zones)
     }
 
     /// Events since boot.
