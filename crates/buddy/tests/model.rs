@@ -45,8 +45,14 @@ fn wrong_free(random: &mut Random, buddy: &mut Buddy, oracle: &Oracle) {
     let inside = oracle
         .range
         .contains_range(PfnRange::with_len(aligned, o.nr_pages()));
+    // Release builds look at the first frame only.
+    let looked_at = if cfg!(debug_assertions) {
+        o.nr_pages()
+    } else {
+        1
+    };
     match random.below(3) {
-        0 if inside && (0..o.nr_pages()).any(|i| oracle.is_free(aligned.index() + i)) => {
+        0 if inside && (0..looked_at).any(|i| oracle.is_free(aligned.index() + i)) => {
             assert_eq!(buddy.put(aligned, o), Err(FreeError::AlreadyFree));
         }
         1 if !Pfn::new(pfn).is_aligned(o) => {
