@@ -120,6 +120,24 @@ pub struct Translation {
     pub entry: u64,
 }
 
+impl fmt::Display for Translation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let letter = |is: bool, letter| if is { letter } else { '-' };
+        write!(
+            f,
+            "{} -> {} of {} KiB r{}{}{}{}, entry {:#x}",
+            self.va,
+            self.phys,
+            1 << (self.shift - 10),
+            letter(self.writable, 'w'),
+            letter(self.executable, 'x'),
+            letter(self.user, 'u'),
+            letter(self.global, 'g'),
+            self.entry
+        )
+    }
+}
+
 impl Translation {
     fn allows(&self, access: Access, mode: Mode) -> bool {
         let by_mode = match mode {
@@ -271,11 +289,12 @@ impl Inner {
     fn check_not_stale(&self, cpu: CpuId, root: Pfn, va: VirtAddr, remembered: &Translation) {
         let now = self.walk(root, va, |_| ());
         let covered = now.is_ok_and(|now| remembered.is_covered_by(&now, va));
+        let now = now.map_or("no page".into(), |now| now.to_string());
         assert!(
             covered,
             "stale translation: CPU {} uses {va} of root {root} as it remembers it, and no flush came since the tables changed\n  \
-             remembered: {remembered:x?}\n  \
-             tables now: {now:x?}",
+             remembered: {remembered}\n  \
+             tables now: {now}",
             cpu.index(),
         );
     }

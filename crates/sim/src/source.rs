@@ -163,6 +163,9 @@ unsafe impl PageSource for FreeListSource {
     }
 
     fn free(&self, block: PageBlock) {
+        if std::thread::panicking() {
+            return; // one report is enough, and a second panic would hide the first
+        }
         let frames = block.range();
         let (start, order) = block.into_raw();
         let mut state = lock(&self.state);

@@ -229,7 +229,7 @@ impl SimTlb {
     pub fn assert_forgotten(&self, frames: PfnRange) {
         if let Some((cpu, page)) = self.remembers_frames(frames) {
             panic!(
-                "{frames:?} is freed, but CPU {} remembers {page:x?}",
+                "{frames:?} is freed, but CPU {} remembers {page}",
                 cpu.index()
             );
         }
