@@ -65,13 +65,6 @@ impl Flags {
         }
     }
 
-    /// Words that are not flags.
-    pub(crate) fn words(&mut self) -> Vec<String> {
-        let (words, rest) = self.rest.drain(..).partition(|arg| !arg.starts_with('-'));
-        self.rest = rest;
-        words
-    }
-
     /// What stood after `--`, once nothing unknown is left before it.
     pub(crate) fn finish(self) -> Result<Vec<String>> {
         if let Some(arg) = self.rest.first() {

@@ -12,7 +12,7 @@ use crate::{initramfs, kernel, proc, toolchain};
 pub(crate) fn main(mut flags: Flags) -> Result<u8> {
     let words = flags.values("--cmdline")?;
     flags.finish()?;
-    let image = build(&kernel::build()?, &words.join(" "))?;
+    let image = build(&kernel::build()?, "kmm-uefi", &words.join(" "))?;
     println!("{}", image.display());
     println!(
         "write it to a USB stick with: dd if={} of=/dev/sdX bs=1M conv=fsync",
@@ -21,12 +21,12 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
     Ok(0)
 }
 
-/// Writes the image and returns its path. The words of `cmdline` go into the initramfs, as this door has no command line.
-pub(crate) fn build(kernel: &Path, cmdline: &str) -> Result<PathBuf> {
+/// Writes the image `name` and returns its path. The words of `cmdline` go into the initramfs, as this door has no command line.
+pub(crate) fn build(kernel: &Path, name: &str, cmdline: &str) -> Result<PathBuf> {
     let writer = writer()?;
     let dir = proc::work_dir("image")?;
-    let image = dir.join("kmm-uefi.img");
-    let initramfs = initramfs::build(kernel, Some(cmdline))?;
+    let image = dir.join(format!("{name}.img"));
+    let initramfs = initramfs::build(kernel, name, Some(cmdline))?;
     proc::loud(
         Command::new(writer)
             .arg(without_debug_info(kernel, &dir)?)

@@ -17,8 +17,11 @@ const FETCH: Duration = Duration::from_secs(60);
 const COMMON_APPLETS: &str = "sh ash ls cat echo free ps head tail wc grep sed sort true false sleep mkdir rm cp mv kill uname env test expr seq";
 const PROGRAM_TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Builds the archive and returns its path. The names of `kernel` go to `/boot/kmm.sym`, for its call traces; `cmdline` goes to `/etc/cmdline`, for the door that has no command line of its own.
-pub(crate) fn build(kernel: &Path, cmdline: Option<&str>) -> Result<PathBuf> {
+/// Builds the archive `name` and returns its path.
+///
+/// The names of `kernel` go to `/boot/kmm.sym`, for its call traces; `cmdline` goes to `/etc/cmdline`, for the door that has no
+/// command line of its own.
+pub(crate) fn build(kernel: &Path, name: &str, cmdline: Option<&str>) -> Result<PathBuf> {
     let mut archive = Archive::new();
     for dir in ["bin", "dev", "etc", "proc", "tmp"] {
         archive.dir(dir);
@@ -58,11 +61,7 @@ pub(crate) fn build(kernel: &Path, cmdline: Option<&str>) -> Result<PathBuf> {
         }
         Err(error) => eprintln!("  no programs of our own in the guest: {error:#}"),
     }
-    let path = proc::work_dir("initramfs")?.join(if cmdline.is_some() {
-        "uefi.cpio"
-    } else {
-        "initramfs.cpio"
-    });
+    let path = proc::work_dir("initramfs")?.join(format!("{name}.cpio"));
     fs::write(&path, archive.finish())?;
     Ok(path)
 }
@@ -203,7 +202,12 @@ fn programs() -> Result<Vec<(String, PathBuf)>> {
 
 fn compile(rustc: &Path, source: &Path, out: &Path, args: &[&std::ffi::OsStr]) -> Result<()> {
     let modified = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
-    if modified(out).is_some() && modified(out) > modified(source) {
+    let inputs = [
+        source.to_path_buf(),
+        proc::root().join("user/rt/mem.rs"),
+        std::env::current_exe()?,
+    ];
+    if modified(out).is_some() && inputs.iter().all(|input| modified(out) > modified(input)) {
         return Ok(());
     }
     let mut command = Command::new(rustc);

@@ -14,7 +14,10 @@ mod kernel;
 mod proc;
 mod qemu;
 mod run;
+mod scenarios;
 mod symbols;
+mod tally;
+mod test;
 mod tidy;
 mod toolchain;
 
@@ -37,6 +40,8 @@ cargo xtask COMMAND
              -- ARGS          for QEMU
   image    write the UEFI disk image for a real machine
              --cmdline WORDS  the kernel's command line
+  test     host tests, then the kernel's scenarios in QEMU; the last line is `N passed, N failed`
+             --host | --qemu  one half only; --scenario NAME (repeatable)
   tidy     check floors, the feature table, unsafe without proof, file sizes, links
   setup    install what is missing, and nothing else
 ";
@@ -49,6 +54,7 @@ fn main() -> ExitCode {
         "run" => run::main(flags),
         "image" => image::main(flags),
         "tidy" => tidy::main(flags),
+        "test" => test::main(flags),
         "setup" => setup(flags),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

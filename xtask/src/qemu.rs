@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::flags::Flags;
 use crate::{apt, proc};
 
 /// The machine to boot on.
@@ -47,6 +48,20 @@ pub(crate) enum Door {
 }
 
 impl Machine {
+    /// The machine that the flags describe; words for QEMU itself are added by the caller.
+    pub(crate) fn from_flags(flags: &mut Flags) -> Result<Self> {
+        let standard = Self::default();
+        Ok(Self {
+            machine: flags.value("--machine")?.unwrap_or(standard.machine),
+            cpu: flags.value("--cpu")?.unwrap_or(standard.cpu),
+            mem: flags.value("--mem")?.unwrap_or(standard.mem),
+            smp: flags.number("--smp")?.unwrap_or(standard.smp),
+            numa: flags.number("--numa")?.unwrap_or(standard.numa),
+            gdb: flags.flag("--gdb"),
+            extra: Vec::new(),
+        })
+    }
+
     /// QEMU with the serial line on its standard input and output. A copy of what the guest prints goes to `log`.
     ///
     /// Always TCG: `/dev/kvm` may be there and not work, and the tests count on TCG's CPU models.

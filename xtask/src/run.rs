@@ -34,13 +34,7 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
             .into(),
     );
     let kernel = flags.value("--kernel")?.map(PathBuf::from);
-    let mut machine = Machine::default();
-    machine.mem = flags.value("--mem")?.unwrap_or(machine.mem);
-    machine.machine = flags.value("--machine")?.unwrap_or(machine.machine);
-    machine.cpu = flags.value("--cpu")?.unwrap_or(machine.cpu);
-    machine.smp = flags.number("--smp")?.unwrap_or(machine.smp);
-    machine.numa = flags.number("--numa")?.unwrap_or(machine.numa);
-    machine.gdb = flags.flag("--gdb");
+    let mut machine = Machine::from_flags(&mut flags)?;
     machine.extra = flags.finish()?;
 
     let mut cmdline = words;
@@ -51,7 +45,7 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
         cmdline.push("exec".to_owned());
     }
     let parts = Parts::build(kernel)?;
-    let door = parts.door(uefi, &cmdline.join(" "))?;
+    let door = parts.door("run", uefi, &cmdline.join(" "))?;
     let log = proc::work_dir("log")?.join("serial.log");
     let command = machine.command(&door, &log)?;
     if machine.gdb {
@@ -74,26 +68,29 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
 
 /// What is built before a boot.
 pub(crate) struct Parts {
-    pub(crate) kernel: PathBuf,
+    kernel: PathBuf,
+    initramfs: PathBuf,
 }
 
 impl Parts {
     /// Builds what has to be built; `kernel` is taken as it is, if given.
     pub(crate) fn build(kernel: Option<PathBuf>) -> Result<Self> {
-        Ok(Self {
-            kernel: kernel.map_or_else(kernel::build, Ok)?,
-        })
+        let kernel = kernel.map_or_else(kernel::build, Ok)?;
+        let initramfs = initramfs::build(&kernel, "initramfs", None)?;
+        Ok(Self { kernel, initramfs })
     }
 
-    pub(crate) fn door(&self, uefi: bool, cmdline: &str) -> Result<Door> {
+    /// The way in for a boot called `name`, with the files that it needs.
+    pub(crate) fn door(&self, name: &str, uefi: bool, cmdline: &str) -> Result<Door> {
         if uefi {
             return Ok(Door::Uefi {
-                image: image::build(&self.kernel, cmdline)?,
+                image: image::build(&self.kernel, name, cmdline)?,
             });
         }
+        let initramfs = self.initramfs.clone();
         Ok(Door::Pvh {
             kernel: self.kernel.clone(),
-            initramfs: initramfs::build(&self.kernel, None)?,
+            initramfs,
             cmdline: cmdline.to_owned(),
         })
     }

@@ -1,0 +1,173 @@
+//! `cargo xtask test`: the tests on the host (the simulated machine's among them), then the kernel in QEMU.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result};
+
+use crate::flags::Flags;
+use crate::tally::Tally;
+use crate::{proc, scenarios};
+
+pub(crate) fn main(mut flags: Flags) -> Result<u8> {
+    let host = flags.flag("--host");
+    let qemu = flags.flag("--qemu");
+    let names = flags.values("--scenario")?;
+    flags.finish()?;
+    let mut tally = Tally::default();
+    if !qemu && names.is_empty() {
+        host_tests(&mut tally);
+    }
+    if !host {
+        scenarios::run_all(&mut tally, &names);
+    }
+    Ok(tally.finish())
+}
+
+/// Everything: what `ci` calls.
+pub(crate) fn all(tally: &mut Tally) {
+    host_tests(tally);
+    scenarios::run_all(tally, &[]);
+}
+
+fn host_tests(tally: &mut Tally) {
+    println!("== host tests: cargo test");
+    let mut cargo = proc::host_cargo();
+    cargo.args(["test", "--no-fail-fast"]);
+    if let Err(error) = count_tests(cargo, tally) {
+        println!("FAILED: {error:#}");
+        tally.fail("cargo test");
+    }
+}
+
+/// Runs a test command, shows its output without the lines of tests that passed, and counts them.
+fn count_tests(mut command: Command, tally: &mut Tally) -> Result<()> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo")?;
+    let mut counts = Counts::default();
+    for line in BufReader::new(child.stdout.take().context("cargo has no output")?).lines() {
+        let line = line?;
+        if counts.take(&line) {
+            println!("{line}");
+        }
+    }
+    let status = child.wait()?;
+    counts.give_to(status.success(), tally);
+    Ok(())
+}
+
+/// What the lines of `cargo test` said so far.
+#[derive(Debug, Default)]
+struct Counts {
+    passed: usize,
+    failed: Vec<String>,
+    /// As the summaries count them; a failing test that has no line of its own is still here.
+    nr_failed: usize,
+}
+
+impl Counts {
+    /// Reads one line; is it worth showing?
+    fn take(&mut self, line: &str) -> bool {
+        if let Some(rest) = line.strip_prefix("test result: ") {
+            self.passed += number_before(rest, " passed");
+            self.nr_failed += number_before(rest, " failed");
+            return true;
+        }
+        if let Some(name) = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.strip_suffix(" ... FAILED"))
+        {
+            self.failed.push(name.to_owned());
+            return true;
+        }
+        let dull = line.is_empty()
+            || line.starts_with("running ")
+            || (line.starts_with("test ") && line.ends_with(" ... ok"));
+        !dull
+    }
+
+    fn give_to(self, success: bool, tally: &mut Tally) {
+        tally.pass(self.passed);
+        let nameless = self.nr_failed.saturating_sub(self.failed.len());
+        for name in self
+            .failed
+            .iter()
+            .cloned()
+            .chain((0..nameless).map(|_| "a test".to_owned()))
+        {
+            tally.fail(name);
+        }
+        if !success && self.nr_failed == 0 {
+            // It did not compile, or a test process died without a summary.
+            tally.fail("cargo test");
+        }
+    }
+}
+
+/// The number in front of `word`: `ok. 3 passed; 0 failed`.
+fn number_before(text: &str, word: &str) -> usize {
+    let number = text
+        .split(word)
+        .next()
+        .and_then(|before| before.rsplit(' ').next());
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(output: &str, success: bool) -> String {
+        let mut counts = Counts::default();
+        for line in output.lines() {
+            counts.take(line);
+        }
+        let mut tally = Tally::default();
+        counts.give_to(success, &mut tally);
+        format!("{tally:?}")
+    }
+
+    #[test]
+    fn summaries_are_added_up() {
+        let output = "running 2 tests\ntest a ... ok\ntest b ... FAILED\n\nfailures:\n    b\n
+            test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 3 filtered out; finished in 0.00s\n
+            test result: ok. 40 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 1.00s\n";
+        let output: String = output
+            .lines()
+            .map(|line| format!("{}\n", line.trim()))
+            .collect();
+        assert_eq!(
+            tally(&output, false),
+            "Tally { passed: 41, failed: [\"b\"], skipped: [] }"
+        );
+    }
+
+    #[test]
+    fn a_build_that_fails_and_a_process_that_dies_count() {
+        assert_eq!(
+            tally("", false),
+            "Tally { passed: 0, failed: [\"cargo test\"], skipped: [] }"
+        );
+        let output = "test result: ok. 4 passed; 0 failed; 0 ignored";
+        assert_eq!(
+            tally(output, false),
+            "Tally { passed: 4, failed: [\"cargo test\"], skipped: [] }"
+        );
+        assert_eq!(
+            tally("test result: FAILED. 4 passed; 1 failed;", false),
+            "Tally { passed: 4, failed: [\"a test\"], skipped: [] }"
+        );
+    }
+
+    #[test]
+    fn only_lines_worth_reading_are_shown() {
+        let mut counts = Counts::default();
+        assert!(!counts.take("test a ... ok"));
+        assert!(!counts.take("running 3 tests"));
+        assert!(counts.take("test b ... FAILED"));
+        assert!(counts.take("thread 'b' panicked at"));
+    }
+}
