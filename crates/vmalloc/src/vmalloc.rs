@@ -390,14 +390,11 @@ impl<'a, S: PteStore, A: PageSource, T: TlbControl, L: RawMutex> Vmalloc<'a, S, 
         let mut unmapped = Ok(());
         for part in steps(vm.mapped()) {
             let root = &mut self.state.lock().root;
-            let step = self
-                .mapper
-                .unmap_range(root, part, &mut gather, |leaf, gather| {
-                    gather.track(leaf);
-                    if owns_frames {
-                        frames.put_back(leaf.pfn());
-                    }
-                });
+            let step = self.mapper.unmap_range(root, part, &mut gather, |leaf, _| {
+                if owns_frames {
+                    frames.put_back(leaf.pfn());
+                }
+            });
             unmapped = unmapped.and(step);
         }
         gather.finish();
