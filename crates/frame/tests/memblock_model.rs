@@ -92,7 +92,7 @@ fn page_bytes(page: usize) -> (u64, u64) {
     (start, start + PAGE)
 }
 
-/// Everything that can be read must agree.
+/// Everything that can be read must agree (INV-5, INV-6, INV-7, INV-11).
 fn check<const N: usize>(block: &Memblock<N>, model: &Model) {
     let free = model.free_ranges();
     assert_eq!(block.free_ranges().collect::<Vec<_>>(), free);
@@ -263,7 +263,7 @@ fn run<const N: usize>(random: &mut Random, nr_steps: usize) {
     hand_over(&mut block, &model);
 }
 
-/// Every free frame is yielded once; after that, nothing can be changed.
+/// Every free frame is yielded once; after that, nothing can be changed (INV-12).
 fn hand_over<const N: usize>(block: &mut Memblock<N>, model: &Model) {
     let before = block.accounting();
     let ranges: Vec<PfnRange> = block.hand_over().unwrap().collect();
@@ -291,6 +291,7 @@ fn random_operations_match_the_model() {
     }
 }
 
+/// INV-9.
 #[test]
 fn full_sets_refuse_and_lose_nothing() {
     let mut random = Random::new("full_sets_refuse_and_lose_nothing", 0xf011);
@@ -301,6 +302,7 @@ fn full_sets_refuse_and_lose_nothing() {
     }
 }
 
+/// INV-7, INV-8, INV-10.
 #[test]
 fn hostile_maps_match_the_model() {
     const KINDS: [FirmwareKind; 7] = [

@@ -154,8 +154,8 @@ pub struct FirmwareReport {
 
 /// The union of the regions of `want`, as sorted spans that do not touch.
 ///
-/// Sorts by selection, again and again from the start, as there is nowhere to keep a copy: O(n²) for n regions, a
-/// millisecond for a thousand.
+/// Sorts by selection, again and again from the start, as there is nowhere to keep a copy: O(n²) for n
+/// regions, a few milliseconds for a thousand.
 #[derive(Clone)]
 pub(super) struct Merged<I, W> {
     regions: I,

@@ -57,7 +57,7 @@ impl<K: Copy + Ord, const N: usize> SpanSet<K, N> {
         }
         self.rewrite(|old, emit| {
             for &span in old {
-                if span.end <= start || end <= span.start || !chosen(span.kind) {
+                if !chosen(span.kind) {
                     emit(span);
                     continue;
                 }
@@ -74,6 +74,8 @@ impl<K: Copy + Ord, const N: usize> SpanSet<K, N> {
     }
 
     /// Replaces the spans by those that `produce` emits in order, or leaves all as it was when they are too many.
+    ///
+    /// Empty spans that it emits do not count.
     fn rewrite(
         &mut self,
         produce: impl Fn(&[Span<K>], &mut dyn FnMut(Span<K>)),
@@ -117,14 +119,11 @@ impl<K: Copy + Ord, const N: usize> SpanSet<K, N> {
     }
 }
 
-/// Emits, in order, what `old` is with `new` laid over it.
+/// Emits, in order, what `old` is with `new` laid over it: of each old span the parts before, within and after `new`, and
+/// the parts of `new` between them. Most of these are empty.
 fn laid_over<K: Copy + Ord>(old: &[Span<K>], new: Span<K>, emit: &mut dyn FnMut(Span<K>)) {
     let mut pending = new; // what of `new` has not been emitted
     for &span in old {
-        if span.end <= new.start {
-            emit(span);
-            continue;
-        }
         emit(Span {
             end: span.end.min(new.start),
             ..span
