@@ -5,8 +5,8 @@
 //! audited after each step.
 #![allow(missing_docs, reason = "names of tests say what they prove")]
 
+use core::ops::Range;
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 
 use kmm::fault::{FaultCause, FaultError, SegvCode};
 use kmm::frame::{Gfp, Order, Pfn, VirtAddr};
