@@ -201,6 +201,30 @@ fn partial_slabs_are_filled_before_others_are_touched() {
     assert_eq!(info(rig.slub, "fill").slabs_taken, 10);
 }
 
+/// An empty slab stays empty while a partial one can serve, and so can go back.
+#[test]
+fn empty_slabs_are_the_last_resort() {
+    let rig = rig();
+    let cache = rig
+        .slub
+        .cache_create("last", 512, 8, CacheFlags::empty(), None)
+        .unwrap();
+    let objects: Vec<_> = (0..24)
+        .map(|_| rig.slub.alloc(cache, Gfp::KERNEL).unwrap())
+        .collect();
+    objects[1..17]
+        .iter()
+        .for_each(|&object| free(rig.slub, cache, object));
+    assert_eq!(info(rig.slub, "last").active_slabs, 2);
+    for _ in 0..8 {
+        rig.slub.alloc(cache, Gfp::KERNEL).unwrap();
+        assert_eq!(info(rig.slub, "last").active_slabs, 2);
+    }
+    rig.slub.alloc(cache, Gfp::KERNEL).unwrap();
+    assert_eq!(info(rig.slub, "last").active_slabs, 3);
+    assert_eq!(info(rig.slub, "last").slabs_taken, 3);
+}
+
 #[test]
 fn a_slot_is_used_again_but_its_old_handle_is_not() {
     let rig = rig();

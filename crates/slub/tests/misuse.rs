@@ -173,6 +173,13 @@ fn the_wrong_cache_refuses() {
 /// A write to a free object costs the free objects of that slab, and nothing else.
 #[test]
 fn a_written_free_list_is_not_followed() {
+    // Rubbish, zeros, the number of an object in use, the end of a list.
+    for word in [0x4141_4141_4141_4141, 0, 7, 0xffff, u64::MAX] {
+        write_after_free(word);
+    }
+}
+
+fn write_after_free(word: u64) {
     let rig = rig();
     let mut live: Vec<_> = (0..64)
         .map(|_| rig.slub.kmalloc(64, Gfp::KERNEL).unwrap())
@@ -183,7 +190,7 @@ fn a_written_free_list_is_not_followed() {
     let freed: Vec<_> = live.drain(54..).collect();
     freed.iter().for_each(|&ptr| kfree(rig.slub, ptr));
     // Use after free: of the object third in line.
-    unsafe { freed[7].cast::<u64>().write(0x4141_4141_4141_4141) };
+    unsafe { freed[7].cast::<u64>().write(word) };
     assert!(rig.slub.validate().is_err(), "an audit sees it");
     let more: Vec<_> = (0..20)
         .map(|_| rig.slub.kmalloc(64, Gfp::KERNEL).unwrap())
@@ -204,6 +211,18 @@ fn a_written_free_list_is_not_followed() {
     assert_eq!(bugs(), []);
     assert_eq!(rig.outstanding(), 1, "the slab itself is given up");
     assert_eq!(rig.active("kmalloc-64"), 8, "two were handed out before it");
+}
+
+/// The count knows it, though the list does not.
+#[test]
+fn a_double_free_of_a_written_object_is_refused() {
+    let rig = rig();
+    let ptr = rig.slub.kmalloc(64, Gfp::KERNEL).unwrap();
+    kfree(rig.slub, ptr);
+    unsafe { ptr.cast::<u64>().write(0) };
+    kfree(rig.slub, ptr);
+    assert_eq!(bugs(), [SlubBugKind::DoubleFree]);
+    assert_eq!(rig.active("kmalloc-64"), 0);
 }
 
 #[test]

@@ -145,6 +145,27 @@ fn no_lock_is_held_while_pages_are_asked_for() {
     source.inner.assert_nothing_outstanding();
 }
 
+/// Others have fetched and emptied slabs meanwhile: ours is one too many, and an older one goes back.
+#[test]
+fn a_slab_that_is_not_needed_any_more_goes_back() {
+    let (slub, source) = watched();
+    *source.hook.borrow_mut() = Some(Box::new(move || {
+        let objects: Vec<_> = (0..192)
+            .map(|_| slub.kmalloc(64, Gfp::KERNEL).unwrap())
+            .collect();
+        objects[1..].iter().for_each(|&ptr| kfree(slub, ptr));
+    }));
+    slub.kmalloc(64, Gfp::KERNEL).unwrap();
+    let info = slub.cache_infos().find(|info| info.name == "kmalloc-64");
+    let info = info.unwrap();
+    assert_eq!(
+        (info.active_objs, info.active_slabs, info.num_slabs),
+        (2, 1, 3)
+    );
+    assert_eq!((info.slabs_taken, info.slabs_returned), (4, 1));
+    slub.validate().unwrap();
+}
+
 /// The cache goes away while its slab is on the way.
 #[test]
 fn pages_for_a_cache_that_is_gone_are_returned() {
