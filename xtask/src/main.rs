@@ -5,7 +5,10 @@
 #![forbid(unsafe_code)]
 
 mod apt;
+mod bench;
+mod ci;
 mod cpio;
+mod deep;
 mod flags;
 mod guest;
 mod image;
@@ -42,6 +45,10 @@ cargo xtask COMMAND
              --cmdline WORDS  the kernel's command line
   test     host tests, then the kernel's scenarios in QEMU; the last line is `N passed, N failed`
              --host | --qemu  one half only; --scenario NAME (repeatable)
+  ci       formatting, lints, tidy, documentation, builds for the kernel's target, packages, then `test`
+             --quick          without `test`
+  bench    measurements against peers
+  deep     what takes hours: says what it would do; --run does it
   tidy     check floors, the feature table, unsafe without proof, file sizes, links
   setup    install what is missing, and nothing else
 ";
@@ -55,6 +62,9 @@ fn main() -> ExitCode {
         "image" => image::main(flags),
         "tidy" => tidy::main(flags),
         "test" => test::main(flags),
+        "ci" => ci::main(flags),
+        "bench" => bench::main(flags),
+        "deep" => deep::main(flags),
         "setup" => setup(flags),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

@@ -128,11 +128,28 @@ impl Toolchain {
         command
     }
 
+    /// `cargo SUBCOMMAND` for the kernel's target with nothing else that is ours: for a stranger's workspace.
+    pub(crate) fn strangers_cargo(&self, subcommand: &str, target_dir: &Path) -> Command {
+        let mut command = self.cargo(subcommand);
+        command
+            .env_remove("CARGO_TARGET_X86_64_UNKNOWN_NONE_RUSTFLAGS")
+            .env("CARGO_TARGET_DIR", target_dir);
+        if let Some(linker) = self.linker {
+            command.env("CARGO_TARGET_X86_64_UNKNOWN_NONE_LINKER", linker);
+        }
+        command
+    }
+
+    /// Does it belong to the distribution?
+    pub(crate) fn is_distro(&self) -> bool {
+        self.rustc.starts_with("/usr/bin")
+    }
+
     /// `cargo clippy`, if this toolchain has it.
     pub(crate) fn clippy(&self) -> Option<Command> {
         let program = self.cargo.with_file_name("cargo-clippy");
         let mut command = Command::new(program.is_file().then_some(program)?);
-        command.arg("clippy").env("CARGO", &self.cargo);
+        command.arg("clippy");
         self.equip(&mut command);
         command.env("CARGO", &self.cargo);
         Some(command)

@@ -10,7 +10,7 @@ mod sources;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::flags::Flags;
 use crate::proc;
@@ -30,8 +30,16 @@ impl Complaint {
     }
 }
 
+pub(crate) use floors::metadata;
+
 pub(crate) fn main(flags: Flags) -> Result<u8> {
     flags.finish()?;
+    run()?;
+    Ok(0)
+}
+
+/// Prints all complaints, and fails if there is one.
+pub(crate) fn run() -> Result<()> {
     let (complaints, warnings) = check()?;
     for warning in &warnings {
         println!("note: {}: {}", warning.place, warning.what);
@@ -39,14 +47,15 @@ pub(crate) fn main(flags: Flags) -> Result<u8> {
     for complaint in &complaints {
         println!("tidy: {}: {}", complaint.place, complaint.what);
     }
-    println!("tidy: {} complaints", complaints.len());
-    Ok(u8::from(!complaints.is_empty()))
+    ensure!(complaints.is_empty(), "tidy has {} to complain about", complaints.len());
+    println!("tidy: no complaints");
+    Ok(())
 }
 
 /// All complaints, and what is only worth a note.
 fn check() -> Result<(Vec<Complaint>, Vec<Complaint>)> {
     let tree = Tree::read(&proc::root())?;
-    let mut complaints = floors::check(&floors::metadata()?);
+    let mut complaints = floors::check(&metadata()?);
     complaints.extend(features::check(&tree));
     let mut warnings = Vec::new();
     for (path, text) in tree.with_extension("rs") {
