@@ -24,7 +24,10 @@ const PORT_B_OUT_2: u8 = 1 << 5;
 const PIT_CHANNEL_2_ONCE: u8 = 0b1011_0000;
 /// Channel 0, both bytes, mode 2 (rate generator), binary.
 const PIT_CHANNEL_0_RATE: u8 = 0b0011_0100;
-const CALIBRATION_HZ: u64 = 100;
+/// The clocks are measured over this part of a second: short, so that a busy host does not come in between each time.
+const CALIBRATION_HZ: u64 = 1000;
+/// So often. Whatever disturbs a measurement makes it longer, so the shortest counts.
+const CALIBRATIONS: u32 = 12;
 /// A PIT that never ends its count is absent; its polls take about a microsecond each.
 const MAX_PIT_POLLS: u32 = 2_000_000;
 
@@ -42,7 +45,7 @@ fn read_port_b() -> u8 {
     unsafe { Port::<u8>::new(PORT_B).read() }
 }
 
-/// Waits for a hundredth of a second by PIT channel 2. `false` if there is no PIT.
+/// Waits for 1/[`CALIBRATION_HZ`] of a second by PIT channel 2. `false` if there is no PIT.
 fn wait_for_pit() -> bool {
     let [low, high, ..] = (PIT_HZ / CALIBRATION_HZ).to_le_bytes();
     write(PORT_B, (read_port_b() & !PORT_B_SPEAKER) | PORT_B_GATE_2);
@@ -52,27 +55,31 @@ fn wait_for_pit() -> bool {
     (0..MAX_PIT_POLLS).any(|_| read_port_b() & PORT_B_OUT_2 != 0)
 }
 
+/// Counts a second of the time-stamp counter and of the local APIC's timer; `None` without a PIT.
+fn measure() -> Option<(u64, u64)> {
+    let mut least: Option<(u64, u64)> = None;
+    for _ in 0..CALIBRATIONS {
+        if let Some(local) = apic::local() {
+            local.start_count_down();
+        }
+        let tsc_before = cpu::rdtsc();
+        if !wait_for_pit() {
+            return None;
+        }
+        let tsc = (cpu::rdtsc() - tsc_before) * CALIBRATION_HZ;
+        let apic =
+            apic::local().map_or(0, |local| u64::from(local.counted_down())) * CALIBRATION_HZ;
+        least = Some(least.map_or((tsc, apic), |least| (least.0.min(tsc), least.1.min(apic))));
+    }
+    least
+}
+
 /// Measures the clocks and starts the tick (which comes once interrupts are on).
 pub fn init() {
-    if let Some(local) = apic::local() {
-        local.start_count_down();
-    }
-    let tsc_before = cpu::rdtsc();
-    let has_pit = wait_for_pit();
-    let tsc_after = cpu::rdtsc();
-    let tsc_hz = if has_pit {
-        (tsc_after - tsc_before) * CALIBRATION_HZ
-    } else {
-        1_000_000_000
-    };
+    let (tsc_hz, apic_hz) = measure().unwrap_or((1_000_000_000, 62_500_000));
     TSC_HZ.store(tsc_hz.max(1), Ordering::Relaxed);
     match apic::local() {
         Some(local) => {
-            let apic_hz = if has_pit {
-                u64::from(local.counted_down()) * CALIBRATION_HZ
-            } else {
-                62_500_000
-            };
             local.start_periodic(
                 irq::TIMER_VECTOR,
                 u32::try_from(apic_hz / HZ).unwrap_or(u32::MAX).max(1),

@@ -14,6 +14,8 @@ use core::ops::Range;
 
 /// Where physical memory is mapped, provisionally and finally. Linux: `__PAGE_OFFSET`, 4-level.
 pub const DIRECT_MAP: u64 = 0xffff_8880_0000_0000;
+/// Where the image is linked, less its physical address. Linux: `__START_KERNEL_map`.
+pub const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
 
 /// Entries that a [`MemoryMap`] can hold.
 pub const MAX_REGIONS: usize = 512;
