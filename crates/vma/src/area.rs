@@ -1,82 +1,108 @@
 //! Finding room. Linux: `get_unmapped_area`, `vm_unmapped_area`.
 
+use core::ops::Range;
+
 use kmm_frame::{PAGE_SIZE, VirtAddr};
 
 use crate::{MapFlags, Mm, VmFlags, VmaError};
 
-/// The end of what `MAP_32BIT` may use.
-const END_OF_2G: u64 = 1 << 31;
+/// Where `MAP_32BIT` looks.
+const LOW: Range<u64> = 0x4000_0000..0x8000_0000;
+/// Areas start at multiples of this.
+const ALIGN: u64 = PAGE_SIZE as u64;
 
 impl<F: Clone + PartialEq> Mm<F> {
     /// A free range of `len_bytes` (page-aligned): at the hint if that is free, else the highest below `mmap_base`,
-    /// else the lowest anywhere.
+    /// else the lowest anywhere; with [`MapFlags::BELOW_2G`] the lowest between 1 and 2 GiB.
     ///
     /// # Errors
-    /// [`VmaError::NoMemory`] when no gap is large enough.
+    /// [`VmaError::NoMemory`] when there is none.
     pub fn unmapped_area(
         &self,
         hint: VirtAddr,
         len_bytes: u64,
         flags: MapFlags,
     ) -> Result<VirtAddr, VmaError> {
-        let MmLayoutBounds { min, top, end } = self.bounds(flags);
-        if len_bytes > end.saturating_sub(min) {
+        let below_2g = flags.contains(MapFlags::BELOW_2G);
+        let min = self.layout.min_addr.as_u64();
+        let task_size = self.layout.task_size.as_u64();
+        let end = if below_2g {
+            LOW.end.min(task_size)
+        } else {
+            task_size
+        };
+        if len_bytes == 0 || len_bytes > end {
             return Err(VmaError::NoMemory);
         }
-        let hint = hint.align_down(PAGE_SIZE as u64).as_u64();
-        if hint >= min
-            && hint.checked_add(len_bytes).is_some_and(|stop| stop <= end)
-            && self.is_free(hint, len_bytes)
-        {
+        let hint = self.round_hint(hint).as_u64();
+        if hint != 0 && hint <= end - len_bytes && self.is_free(hint, len_bytes) {
             return Ok(VirtAddr::new(hint));
         }
-        let gap_bytes = self.layout.stack_guard_gap_bytes;
-        let find = |len_bytes| {
-            let align = PAGE_SIZE as u64;
-            self.vmas
-                .highest_gap(min..top, len_bytes, align)
-                .or_else(|| self.vmas.lowest_gap(min..end, len_bytes, align))
+        let found = if below_2g {
+            self.lowest_room(LOW.start.max(min)..end, len_bytes)
+        } else {
+            let base = self.layout.mmap_base.as_u64();
+            self.highest_room(min..base, len_bytes)
+                .or_else(|| self.lowest_room(min..end, len_bytes))
         };
-        // A gap right below a stack only serves if it is larger by the guard gap.
-        find(len_bytes)
-            .filter(|&start| self.is_free(start, len_bytes))
-            .or_else(|| find(len_bytes.saturating_add(gap_bytes)))
-            .map(VirtAddr::new)
-            .ok_or(VmaError::NoMemory)
+        found.map(VirtAddr::new).ok_or(VmaError::NoMemory)
     }
 
-    fn bounds(&self, flags: MapFlags) -> MmLayoutBounds {
-        let min = self.layout.min_addr.as_u64();
-        if flags.contains(MapFlags::BELOW_2G) {
-            MmLayoutBounds {
-                min,
-                top: END_OF_2G,
-                end: END_OF_2G,
+    /// The hint as a page that may be mapped; 0 is no hint. Linux: `round_hint_to_min`.
+    fn round_hint(&self, hint: VirtAddr) -> VirtAddr {
+        let hint = hint.align_down(ALIGN);
+        if hint == VirtAddr::ZERO || hint >= self.layout.min_addr {
+            return hint;
+        }
+        self.layout
+            .min_addr
+            .checked_align_up(ALIGN)
+            .unwrap_or(VirtAddr::ZERO)
+    }
+
+    /// The highest free room in `within`, clear of the guard gap of a stack above. Linux: `unmapped_area_topdown`.
+    fn highest_room(&self, within: Range<u64>, len_bytes: u64) -> Option<u64> {
+        let mut end = within.end;
+        loop {
+            let start =
+                self.vmas
+                    .highest_gap(within.start..end.max(within.start), len_bytes, ALIGN)?;
+            if self.is_free(start, len_bytes) {
+                return Some(start);
             }
-        } else {
-            MmLayoutBounds {
-                min,
-                top: self.layout.mmap_base.as_u64(),
-                end: self.layout.task_size.as_u64(),
+            // A stack lies above: no higher than its guard gap, then.
+            end = self.room_end(start);
+        }
+    }
+
+    /// The lowest free room in `within`, clear of the guard gap of a stack above. Linux: `unmapped_area`.
+    fn lowest_room(&self, within: Range<u64>, len_bytes: u64) -> Option<u64> {
+        let mut start = within.start;
+        loop {
+            let found = self
+                .vmas
+                .lowest_gap(start..within.end.max(start), len_bytes, ALIGN)?;
+            if self.is_free(found, len_bytes) {
+                return Some(found);
             }
+            // A stack lies above: the gap below it is too small.
+            start = self.vmas.find(found)?.0.end;
         }
     }
 
     /// Whether nothing is mapped there, nor a stack so close above that its guard gap would be touched.
     pub(crate) fn is_free(&self, start: u64, len_bytes: u64) -> bool {
-        let end = start + len_bytes;
+        start + len_bytes <= self.room_end(start)
+    }
+
+    /// Where the room that starts at `start` ends: at the next area, or at the guard gap below it. Linux: `vm_start_gap`.
+    fn room_end(&self, start: u64) -> u64 {
         match self.vmas.find(start) {
-            None => true,
+            None => u64::MAX,
             Some((next, vma)) if vma.flags.contains(VmFlags::GROWSDOWN) => {
-                next.start.saturating_sub(self.layout.stack_guard_gap_bytes) >= end
+                next.start.saturating_sub(self.layout.stack_guard_gap_bytes)
             }
-            Some((next, _)) => next.start >= end,
+            Some((next, _)) => next.start,
         }
     }
-}
-
-struct MmLayoutBounds {
-    min: u64,
-    top: u64,
-    end: u64,
 }

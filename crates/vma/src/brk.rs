@@ -4,13 +4,20 @@ use core::ops::Range;
 
 use kmm_frame::{PAGE_SIZE, VirtAddr};
 
-use crate::{Mm, VmFlags, Vma};
+use crate::count::nr_pages;
+use crate::{Mm, VmCounts, VmFlags, Vma};
 
 impl<F: Clone + PartialEq> Mm<F> {
     /// Sets where the heap starts; it is empty then. For the program loader.
     pub const fn set_brk_start(&mut self, start: VirtAddr) {
         self.start_brk = start;
         self.brk = start;
+    }
+
+    /// Says how long the program's own data is, which counts towards the limit of the heap. For the program loader.
+    /// Linux: `mm->end_data - mm->start_data`.
+    pub const fn set_data_segment(&mut self, size_bytes: u64) {
+        self.data_segment_bytes = size_bytes;
     }
 
     /// Where the heap starts.
@@ -33,13 +40,24 @@ impl<F: Clone + PartialEq> Mm<F> {
         (self.brk, dropped)
     }
 
+    /// The range to drop, if there is one; `None` when refused.
+    #[expect(
+        clippy::option_option,
+        reason = "refused, or done with or without a range"
+    )]
     fn try_brk(&mut self, new: VirtAddr) -> Option<Option<Range<VirtAddr>>> {
-        if new < self.start_brk || new - self.start_brk > self.limits.data_bytes {
+        if new < self.start_brk {
+            return None;
+        }
+        let data = (new - self.start_brk).checked_add(self.data_segment_bytes)?;
+        if data > self.limits.data_bytes {
             return None;
         }
         let old_end = self.brk.checked_align_up(PAGE_SIZE as u64)?;
         let new_end = new.checked_align_up(PAGE_SIZE as u64)?;
         let dropped = if new_end < old_end {
+            // Somebody may have unmapped the heap; then there is nothing to shrink.
+            self.find_intersection(new_end..old_end)?;
             Some(self.munmap(new_end, old_end - new_end).ok()?)
         } else {
             self.grow_heap(old_end..new_end)?;
@@ -54,14 +72,21 @@ impl<F: Clone + PartialEq> Mm<F> {
         if more.is_empty() {
             return Some(());
         }
-        let len_bytes = more.end - more.start;
-        if more.end > self.layout.task_size || !self.is_free(more.start.as_u64(), len_bytes) {
+        if more.start < self.layout.min_addr || more.end > self.layout.task_size {
             return None;
         }
-        self.check_size(len_bytes, 0).ok()?;
-        self.prepare_cut(&more, 1).ok()?;
+        // One page stays free above, so that a heap never touches a mapping.
+        let with_gap = more.end.checked_add(PAGE_SIZE as u64)? - more.start;
+        if !self.is_free(more.start.as_u64(), with_gap) {
+            return None;
+        }
         let may = VmFlags::MAYREAD | VmFlags::MAYWRITE | VmFlags::MAYEXEC;
-        self.add(more, Vma::anonymous(VmFlags::READ | VmFlags::WRITE | may));
+        let flags = VmFlags::READ | VmFlags::WRITE | may;
+        let none = VmCounts::default();
+        self.check_limits(flags, nr_pages(&more), &none).ok()?;
+        self.check_map_count().ok()?;
+        self.reserve(1).ok()?;
+        self.add(more.clone(), Vma::anonymous(more.start, flags));
         Some(())
     }
 }

@@ -6,7 +6,8 @@ use core::ops::Range;
 
 use kmm_frame::{PAGE_SHIFT, PAGE_SIZE, VirtAddr};
 
-use crate::{Mm, VmFlags, Vma, VmaError};
+use crate::count::nr_pages;
+use crate::{Mm, VmCounts, Vma, VmaError};
 
 impl<F: Clone + PartialEq> Mm<F> {
     /// Removes whatever is mapped in `len_bytes` from `addr`. Linux: `munmap(2)`.
@@ -118,20 +119,13 @@ impl<F: Clone + PartialEq> Mm<F> {
     pub(crate) fn remove(&mut self, start: VirtAddr) -> Option<Vma<F>> {
         let (range, vma) = self.vmas.remove(start.as_u64())?;
         let nr_pages = (range.end - range.start) >> PAGE_SHIFT;
-        self.total_vm_pages -= nr_pages;
-        if vma.flags.contains(VmFlags::LOCKED) {
-            self.locked_vm_pages -= nr_pages;
-        }
+        self.counts.sub(VmCounts::of(vma.flags, nr_pages));
         Some(vma)
     }
 
     /// Inserts an area into free, reserved room and joins it with its neighbours.
     pub(crate) fn add(&mut self, range: Range<VirtAddr>, vma: Vma<F>) {
-        let nr_pages = (range.end - range.start) >> PAGE_SHIFT;
-        self.total_vm_pages += nr_pages;
-        if vma.flags.contains(VmFlags::LOCKED) {
-            self.locked_vm_pages += nr_pages;
-        }
+        self.counts.add(VmCounts::of(vma.flags, nr_pages(&range)));
         self.insert_reserved(range.start.as_u64()..range.end.as_u64(), vma);
         self.merge_at(range.end);
         self.merge_at(range.start);

@@ -107,7 +107,11 @@ bitflags! {
 }
 
 impl MapFlags {
-    /// The two low bits: private or shared. Linux: `MAP_TYPE`.
+    pub(crate) const KIND_SHARED: u32 = 1;
+    pub(crate) const KIND_PRIVATE: u32 = 2;
+    pub(crate) const KIND_SHARED_VALIDATE: u32 = 3;
+
+    /// The four low bits: private or shared. Linux: `MAP_TYPE`.
     #[must_use]
     pub const fn kind(self) -> u32 {
         self.bits() & 0xf

@@ -4,6 +4,7 @@
 
 mod area;
 mod brk;
+mod count;
 mod edit;
 mod error;
 mod flags;
@@ -14,6 +15,7 @@ mod mremap;
 mod stack;
 mod vma;
 
+pub use count::VmCounts;
 pub use error::VmaError;
 pub use flags::{MapFlags, Prot, VmFlags};
 pub use mm::{Limits, Mm, MmLayout};

@@ -5,7 +5,8 @@ use core::ops::Range;
 use kmm_frame::{PAGE_SHIFT, PAGE_SIZE, VirtAddr};
 use kmm_kcoll::RangeTree;
 
-use crate::{Vma, VmaError};
+use crate::count::nr_pages;
+use crate::{VmCounts, VmFlags, Vma, VmaError};
 
 /// Where things may lie in an address space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,11 +41,14 @@ impl Default for MmLayout {
 pub struct Limits {
     /// Bytes of address space. Linux: `RLIMIT_AS`.
     pub address_space_bytes: u64,
-    /// Bytes of heap. Linux: `RLIMIT_DATA`.
+    /// Bytes of heap and data, and of all private writable areas. Linux: `RLIMIT_DATA`.
     pub data_bytes: u64,
     /// Bytes of stack. Linux: `RLIMIT_STACK`.
     pub stack_bytes: u64,
-    /// Areas. Linux: `vm.max_map_count`.
+    /// Bytes of locked areas. Linux: `RLIMIT_MEMLOCK`.
+    pub locked_bytes: u64,
+    /// Areas that may be there for `mmap` and `brk` to add one more, and for others to split one. Linux:
+    /// `vm.max_map_count`, which counts as strangely.
     pub map_count: usize,
 }
 
@@ -54,6 +58,7 @@ impl Default for Limits {
             address_space_bytes: u64::MAX,
             data_bytes: u64::MAX,
             stack_bytes: 8 << 20,
+            locked_bytes: u64::MAX,
             map_count: 65_530,
         }
     }
@@ -66,8 +71,8 @@ pub struct Mm<F> {
     pub(crate) vmas: RangeTree<Vma<F>>,
     pub(crate) layout: MmLayout,
     pub(crate) limits: Limits,
-    pub(crate) total_vm_pages: u64,
-    pub(crate) locked_vm_pages: u64,
+    pub(crate) counts: VmCounts,
+    pub(crate) data_segment_bytes: u64,
     pub(crate) start_brk: VirtAddr,
     pub(crate) brk: VirtAddr,
 }
@@ -80,8 +85,14 @@ impl<F: Clone + PartialEq> Mm<F> {
             vmas: RangeTree::new(),
             layout,
             limits,
-            total_vm_pages: 0,
-            locked_vm_pages: 0,
+            counts: VmCounts {
+                total_pages: 0,
+                data_pages: 0,
+                stack_pages: 0,
+                exec_pages: 0,
+                locked_pages: 0,
+            },
+            data_segment_bytes: 0,
             start_brk: VirtAddr::ZERO,
             brk: VirtAddr::ZERO,
         }
@@ -102,18 +113,6 @@ impl<F: Clone + PartialEq> Mm<F> {
     /// Changes how much it may take; what is there stays. Linux: `setrlimit`.
     pub const fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
-    }
-
-    /// Pages of all areas. Linux: `mm->total_vm`.
-    #[must_use]
-    pub const fn total_vm_pages(&self) -> u64 {
-        self.total_vm_pages
-    }
-
-    /// Pages of locked areas. Linux: `mm->locked_vm`.
-    #[must_use]
-    pub const fn locked_vm_pages(&self) -> u64 {
-        self.locked_vm_pages
     }
 
     /// How many areas there are. Linux: `mm->map_count`.
@@ -156,22 +155,24 @@ impl<F: Clone + PartialEq> Mm<F> {
             .map(typed)
     }
 
-    /// A copy for a child: every area but those with [`crate::VmFlags::DONTCOPY`]; locks are not inherited. Linux: `dup_mmap`.
+    /// A copy for a child: every area but those with [`VmFlags::DONTCOPY`]; locks are not inherited. Linux: `dup_mmap`.
     ///
     /// # Errors
     /// [`VmaError::NoMemory`] when the tree cannot be had.
     pub fn fork(&self) -> Result<Self, VmaError> {
         let mut child = Self::new(self.layout, self.limits);
+        child.data_segment_bytes = self.data_segment_bytes;
         child.start_brk = self.start_brk;
         child.brk = self.brk;
         child.reserve(self.vmas.len())?;
         for (range, vma) in self.vmas.iter() {
-            if vma.flags.contains(crate::VmFlags::DONTCOPY) {
+            if vma.flags.contains(VmFlags::DONTCOPY) {
                 continue;
             }
             let mut copy = vma.clone();
-            copy.flags.remove(crate::VmFlags::LOCKED);
-            child.total_vm_pages += (range.end - range.start) >> PAGE_SHIFT;
+            copy.flags.remove(VmFlags::LOCKED);
+            let nr_pages = (range.end - range.start) >> PAGE_SHIFT;
+            child.counts.add(VmCounts::of(copy.flags, nr_pages));
             child.insert_reserved(range, copy);
         }
         Ok(child)
@@ -183,30 +184,35 @@ impl<F: Clone + PartialEq> Mm<F> {
     /// With a message, when a rule is broken.
     pub fn validate(&self) {
         self.vmas.validate();
-        let mut pages = 0;
-        let mut locked = 0;
+        let mut counts = VmCounts::default();
         for (range, vma) in self.iter() {
             assert!(
                 range.start.is_page_aligned() && range.end.is_page_aligned(),
-                "unaligned area {range:?}"
+                "INV-1: unaligned area {range:?}"
             );
             assert!(
                 range.end <= self.layout.task_size,
-                "area {range:?} beyond the task size"
+                "INV-1: area {range:?} beyond the task size"
             );
-            let nr = (range.end - range.start) >> PAGE_SHIFT;
-            pages += nr;
-            if vma.flags.contains(crate::VmFlags::LOCKED) {
-                locked += nr;
-            }
+            let may = VmFlags::from_bits_truncate((vma.flags & VmFlags::ACCESS).bits() << 4);
+            assert!(
+                vma.flags.contains(may),
+                "INV-3: area {range:?} has access that it may not have: {:?}",
+                vma.flags
+            );
+            assert!(
+                vma.file.is_some() || vma.is_private(),
+                "INV-4: shared area {range:?} without a file"
+            );
+            counts.add(VmCounts::of(vma.flags, nr_pages(&range)));
         }
         assert_eq!(
-            pages, self.total_vm_pages,
-            "total_vm is not the sum of the areas"
+            counts, self.counts,
+            "INV-2: the counts are not the sums over the areas"
         );
-        assert_eq!(
-            locked, self.locked_vm_pages,
-            "locked_vm is not the sum of the locked areas"
+        assert!(
+            self.start_brk <= self.brk,
+            "INV-5: the heap ends before it starts"
         );
     }
 }

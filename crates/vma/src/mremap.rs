@@ -9,7 +9,7 @@ use bitflags::bitflags;
 use kmm_frame::{PAGE_SHIFT, PAGE_SIZE, VirtAddr};
 
 use crate::mmap::aligned_len;
-use crate::{MapFlags, Mm, VmFlags, VmaError};
+use crate::{MapFlags, Mm, VmCounts, VmFlags, VmaError};
 
 /// How far below the limit of areas a move must stay: it may split three. Linux: `move_vma`.
 const SPARE_AREAS: usize = 3;
@@ -174,7 +174,8 @@ impl<F: Clone + PartialEq> Mm<F> {
             }
             return Ok(Plan::Shrink { kept, tail });
         }
-        let (kept, area_end) = self.check_resize(start, old_len, new_len, 0)?;
+        let none = VmCounts::default();
+        let (kept, area_end) = self.check_resize(start, old_len, new_len, &none)?;
         if area_end == kept.end && old_len > 0 {
             let end = start.checked_add(new_len);
             let end = end.filter(|&end| end <= self.layout.task_size);
@@ -215,8 +216,9 @@ impl<F: Clone + PartialEq> Mm<F> {
         if old_end > self.layout.task_size && !cut_off.is_empty() {
             return Err(VmaError::Invalid);
         }
-        let freed = self.mapped_bytes(&to) + self.mapped_bytes(&cut_off);
-        let (kept, _) = self.check_resize(start, old_len.min(new_len), new_len, freed)?;
+        let mut freed = self.counts_in(&to);
+        freed.add(self.counts_in(&cut_off));
+        let (kept, _) = self.check_resize(start, old_len.min(new_len), new_len, &freed)?;
         if to.start < self.layout.min_addr {
             return Err(VmaError::NotPermitted);
         }
@@ -234,7 +236,7 @@ impl<F: Clone + PartialEq> Mm<F> {
         start: VirtAddr,
         old_len: u64,
         new_len: u64,
-        freed_bytes: u64,
+        freed: &VmCounts,
     ) -> Result<(Range<VirtAddr>, VirtAddr), VmaError> {
         let (area, vma) = self.lookup(start).ok_or(VmaError::NotMapped)?;
         if old_len == 0 && !vma.flags.contains(VmFlags::SHARED) {
@@ -251,7 +253,7 @@ impl<F: Clone + PartialEq> Mm<F> {
             if vma.flags.intersects(VmFlags::DONTEXPAND | VmFlags::PFNMAP) {
                 return Err(VmaError::NotMapped);
             }
-            self.check_size(new_len - old_len, freed_bytes)?;
+            self.check_limits(vma.flags, (new_len - old_len) >> PAGE_SHIFT, freed)?;
         }
         Ok((start..start + old_len, area.end))
     }
