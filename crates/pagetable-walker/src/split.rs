@@ -76,7 +76,9 @@ impl<S: PteStore, A: PageSource> Mapper<'_, S, A> {
         extent: Extent,
         gather: &mut MmuGather<'_, S, A, T>,
     ) -> Result<(), MapError> {
-        let nr_tables = self.nr_splits(root, extent.first)? + self.nr_splits(root, extent.end())?;
+        let (first, end) = (extent.first, extent.end());
+        let nr_tables = self.nr_splits(root, first)? + self.nr_splits(root, end)?
+            - self.nr_shared_splits(root, first, end);
         if nr_tables == 0 {
             return Ok(());
         }
@@ -99,6 +101,21 @@ impl<S: PteStore, A: PageSource> Mapper<'_, S, A> {
         let aligned = |level: &&Level| va.is_aligned(level.size_bytes());
         let down_to = Level::ALL.iter().rev().find(aligned).unwrap_or(&Level::Pte);
         Ok(walk.level as usize - *down_to as usize)
+    }
+
+    /// How many of the splits for `first` are those for `end` too.
+    fn nr_shared_splits(&self, root: &Root, first: VirtAddr, end: VirtAddr) -> usize {
+        let Some(leaf) = self.walk(root, first).leaf() else {
+            return 0;
+        };
+        let is_shared = |level: &Level| {
+            let size_bytes = level.size_bytes();
+            *level <= leaf.level
+                && !first.is_aligned(size_bytes)
+                && !end.is_aligned(size_bytes)
+                && first.align_down(size_bytes) == end.align_down(size_bytes)
+        };
+        Level::ALL.into_iter().filter(is_shared).count()
     }
 
     fn split_with<T: TlbControl>(

@@ -313,7 +313,7 @@ fn random_operations(levels: Levels, seed: u64) {
             known: BTreeMap::new(),
         };
         let (mut nr_refused, mut nr_large) = (0, 0);
-        for _ in 0..2000 {
+        for _ in 0..1500 {
             if rng.one_in(2) {
                 world.pages.fail_at(rng.below(2));
             }

@@ -370,8 +370,8 @@ fn a_split_that_gets_no_memory_changes_nothing() {
             PteFlags::USER_RW,
         )
         .unwrap();
-    // Two tables for each end of the range.
-    for nth in 0..4 {
+    // One table for the whole page, one for each end of the range.
+    for nth in 0..3 {
         let mut gather = world.gather(&root);
         world.pages.fail_at(nth);
         let hole = va(GIB + PAGE)..va(GIB + 9 * MIB_2 + PAGE);
@@ -395,6 +395,106 @@ fn a_split_that_gets_no_memory_changes_nothing() {
         .map(Leaf::nr_pages)
         .sum();
     assert_eq!(left, 512 * 512 - 9 * 512);
+}
+
+#[test]
+fn a_split_asks_for_no_more_tables_than_it_needs() {
+    // Ends of a hole in a page of 1 GiB: the page itself is split once, and each page of 2 MiB that an end cuts.
+    let holes = [
+        (0, GIB, 0),
+        (0, MIB_2, 1),
+        (MIB_2, 2 * MIB_2, 1),
+        (0, PAGE, 2),
+        (PAGE, 2 * PAGE, 2),
+        (PAGE, MIB_2, 2),
+        (PAGE, MIB_2 + PAGE, 3),
+        (MIB_2, GIB - PAGE, 2),
+    ];
+    for (start, end, nr_tables) in holes {
+        let world = World::new(Levels::Four);
+        let mut root = user_root(&world);
+        let mapper = world.mapper();
+        mapper
+            .map_page(
+                &mut root,
+                va(GIB),
+                Pfn::new(1 << 18),
+                Level::Pud,
+                PteFlags::USER_RW,
+            )
+            .unwrap();
+        world.pages.fail_at(nr_tables);
+        world.unmap(&mut root, va(GIB + start)..va(GIB + end));
+        assert_eq!(world.pages.nr_failed(), 0, "{start:#x}..{end:#x}");
+        let left: usize = leaves(&world, &root, GIB, GIB)
+            .iter()
+            .map(Leaf::nr_pages)
+            .sum();
+        assert_eq!(left as u64, (GIB - (end - start)) / PAGE);
+        world.pages.disarm();
+        world.unmap(&mut root, range(GIB, GIB));
+        mapper
+            .map_page(
+                &mut root,
+                va(GIB),
+                Pfn::new(1 << 18),
+                Level::Pud,
+                PteFlags::USER_RW,
+            )
+            .unwrap();
+        for nth in 0..nr_tables {
+            world.pages.fail_at(nth);
+            let mut gather = world.gather(&root);
+            let hole = va(GIB + start)..va(GIB + end);
+            let done = mapper.unmap_range(&mut root, hole, &mut gather, |_, _| {});
+            assert!(done.is_err(), "no fewer than {nr_tables}");
+        }
+    }
+}
+
+#[test]
+fn an_entry_of_all_zeros_is_a_hole_and_is_not_counted() {
+    let world = World::new(Levels::Four);
+    let mut root = user_root(&world);
+    let before = world.tables.nr_tables();
+    let none = PteFlags::empty();
+    world
+        .mapper()
+        .map_page(&mut root, va(GIB), Pfn::ZERO, Level::Pte, none)
+        .unwrap();
+    assert_eq!(
+        world.spans(&root, range(GIB, PAGE)),
+        [Span::Hole(range(GIB, PAGE))]
+    );
+    world.unmap(&mut root, range(GIB, PAGE));
+    assert_eq!(world.tables.nr_tables(), before);
+}
+
+#[test]
+fn a_live_table_is_on_no_list_and_says_that_it_is_one() {
+    let world = World::new(Levels::Four);
+    let mut root = user_root(&world);
+    let mapper = world.mapper();
+    let around = range(GIB - MIB_2, 2 * MIB_2);
+    mapper
+        .map_range(
+            &mut root,
+            around,
+            PhysAddr::ZERO,
+            PteFlags::USER_RW,
+            Level::Pte,
+        )
+        .unwrap();
+    let map = world.machine.mem_map();
+    let is_table = |pfn: &Pfn| map.page(*pfn).test(kmm_frame::PageFlags::TABLE);
+    let tables: Vec<_> = map.range().iter().filter(is_table).collect();
+    assert_eq!(tables.len(), world.tables.nr_tables());
+    for pfn in tables {
+        assert!(world.machine.ptes().is_table(pfn));
+        assert_eq!(map.page(pfn).lru_next(), None);
+    }
+    let full = mapper.walk(&root, va(GIB)).table;
+    assert_eq!(map.page(full).private(), 512);
 }
 
 #[test]
@@ -428,7 +528,16 @@ fn a_slot_is_one_descent_for_reading_and_writing() {
     assert!(slot.update(read_only).has(PteFlags::D));
     assert_eq!(slot.get().flags(), PteFlags::USER_RO | PteFlags::D);
     assert!(slot.set(Pte::NONE).has(PteFlags::D));
-    // An empty table goes with its range.
+    // An empty table goes with its range, and is in the way of a large page until then.
+    let huge = va(5 * GIB);
+    let done = mapper.map_page(
+        &mut root,
+        huge,
+        Pfn::new(1 << 18),
+        Level::Pmd,
+        PteFlags::USER_RW,
+    );
+    assert_eq!(done, Err(MapError::Occupied));
     assert_eq!(world.tables.nr_tables(), before + 3);
     world.unmap(&mut root, range(5 * GIB, GIB));
     assert_eq!(world.tables.nr_tables(), before);
