@@ -2,3 +2,5 @@
 
 #[cfg(feature = "bootloader_api")]
 pub mod memory_map;
+#[cfg(feature = "x86_64")]
+pub mod paging;
