@@ -12,7 +12,7 @@ mod common;
 
 use common::{fill, holds, kfree, rig};
 use kmm_frame::{Gfp, PAGE_SIZE};
-use kmm_slub::{KMALLOC_MAX_SIZE, NR_KMALLOC_CACHES, SlubError, ZERO_SIZE_PTR};
+use kmm_slub::{CacheFlags, KMALLOC_MAX_SIZE, NR_KMALLOC_CACHES, SlubError, ZERO_SIZE_PTR};
 
 /// Linux's classes, written down once more.
 const CLASSES: [(usize, &str); 13] = [
@@ -175,5 +175,18 @@ fn slabs_are_as_large_as_linux_makes_them() {
             "{}",
             info.name
         );
+    }
+    // Waste decides: a sixteenth of the slab at most, else an eighth, before fewer objects are taken.
+    for (size, objects, pages) in [(600, 13, 2), (1504, 21, 8), (9792, 3, 8), (40_000, 1, 16)] {
+        let flags = CacheFlags::empty();
+        let cache = rig.slub.cache_create("odd", size, 8, flags, None).unwrap();
+        let info = rig.slub.cache_infos().find(|info| info.name == "odd");
+        let info = info.unwrap();
+        assert_eq!(
+            (info.objperslab, info.pagesperslab),
+            (objects, pages),
+            "{size}"
+        );
+        rig.slub.cache_destroy(cache).unwrap();
     }
 }

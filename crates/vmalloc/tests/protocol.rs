@@ -10,7 +10,7 @@
 mod common;
 
 use core::ops::Range;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::OnceLock;
 use std::thread;
 
@@ -19,18 +19,34 @@ use kmm_frame::{Gfp, PAGE_SIZE, PfnRange, VirtAddr};
 use kmm_host::{AllocError, CpuId, PageBlock, PageReq, PageSource, TlbControl, TlbTarget};
 use kmm_pagetable_walker::{Levels, Mapper, TableCounter};
 use kmm_sim::{Config, FreeListSource, Machine, Mode, Rng, SimLock, SimPtes, SimTlb, seeded};
-use kmm_vmalloc::{Vmalloc, VmallocConfig};
+use kmm_vmalloc::{Vmalloc, VmallocConfig, VmallocError};
 
 type Watched = Vmalloc<'static, SimPtes, Reclaiming, Answering, SimLock>;
 
 static VM: OnceLock<&'static Watched> = OnceLock::new();
 static NR_ASKED: AtomicUsize = AtomicUsize::new(0);
 static NR_FLUSHED: AtomicUsize = AtomicUsize::new(0);
+/// What is being freed, and what was allocated meanwhile.
+static DYING: AtomicU64 = AtomicU64::new(0);
+static MEANWHILE: AtomicU64 = AtomicU64::new(0);
 
 /// Looks an area up, which takes the lock; `SimLock` panics when this thread has it.
 fn take_the_lock() {
     if let Some(vm) = VM.get() {
         assert!(vm.find_vm_area(RANGE.end - 1).is_none());
+    }
+}
+
+/// What other CPUs may do before they have answered.
+fn meanwhile() {
+    let (Some(vm), dying) = (VM.get(), VirtAddr::new(DYING.swap(0, Ordering::Relaxed))) else {
+        return;
+    };
+    if dying != VirtAddr::ZERO {
+        assert_eq!(unsafe { vm.vfree(dying) }, Err(VmallocError::NoSuchArea));
+        assert_eq!(vm.find_vm_area(dying), None);
+        let addr = vm.vmalloc(PAGE_SIZE, Gfp::KERNEL).unwrap();
+        MEANWHILE.store(addr.as_u64(), Ordering::Relaxed);
     }
 }
 
@@ -60,6 +76,7 @@ impl TlbControl for Answering {
     fn flush_range(&self, target: TlbTarget, range: Range<VirtAddr>) {
         NR_FLUSHED.fetch_add(1, Ordering::Relaxed);
         take_the_lock();
+        meanwhile();
         self.0.flush_range(target, range);
     }
 
@@ -98,8 +115,22 @@ fn no_lock_is_held_while_pages_are_asked_for_flushed_or_freed() {
         1500,
         "tables do not wait"
     );
+    DYING.store(addr.as_u64(), Ordering::Relaxed);
     unsafe { vm.vfree(addr) }.unwrap();
     assert_eq!(NR_FLUSHED.load(Ordering::Relaxed), 1);
+    let meanwhile = VirtAddr::new(MEANWHILE.load(Ordering::Relaxed));
+    let past = addr + 1501 * PAGE_SIZE as u64;
+    assert_eq!(
+        meanwhile, past,
+        "the addresses are taken until the flush is over"
+    );
+    assert_eq!(
+        vm.vmalloc(PAGE_SIZE, Gfp::KERNEL),
+        Ok(addr),
+        "then they are not"
+    );
+    unsafe { vm.vfree(addr) }.unwrap();
+    unsafe { vm.vfree(meanwhile) }.unwrap();
     vm.validate().unwrap();
 }
 

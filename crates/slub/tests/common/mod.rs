@@ -13,6 +13,7 @@
 use core::cell::RefCell;
 use core::ptr::NonNull;
 
+use kmm_frame::{PageFlags, Pfn};
 use kmm_sim::{Config, FailRandom, FreeListSource, Machine, SimLock, SimPhys};
 use kmm_slub::{CacheSlot, Slub, SlubBug, SlubBugKind, SlubConfig};
 
@@ -93,6 +94,10 @@ impl Rig {
         }
         assert_eq!(self.slub.nr_pages().total(), 0);
         self.source.inner().assert_nothing_outstanding();
+        let marks = PageFlags::SLAB | PageFlags::HEAD | PageFlags::TAIL;
+        let map = self.machine.mem_map();
+        let marked = |pfn: &Pfn| map.page(*pfn).flags().intersects(marks);
+        assert_eq!(map.range().iter().find(marked), None, "a mark is left");
         assert_eq!(bugs(), []);
     }
 
