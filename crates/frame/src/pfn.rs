@@ -219,7 +219,7 @@ impl PfnRange {
     }
 
     /// Each frame, upwards.
-    pub fn iter(self) -> impl DoubleEndedIterator<Item = Pfn> + ExactSizeIterator {
+    pub fn iter(self) -> impl DoubleEndedIterator<Item = Pfn> + ExactSizeIterator + Clone {
         (self.start.0..self.end.0).map(Pfn)
     }
 }

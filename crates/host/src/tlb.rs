@@ -26,7 +26,7 @@ pub trait TlbControl {
     /// Flushes the pages of `range`, page-aligned.
     fn flush_range(&self, target: TlbTarget, range: Range<VirtAddr>);
 
-    /// Flushes everything of the target.
+    /// Flushes everything of the target; of a user target also what is remembered of its tables, the top one included.
     fn flush_all(&self, target: TlbTarget);
 }
 

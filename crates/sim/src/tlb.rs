@@ -131,13 +131,14 @@ impl Tlb {
         }
     }
 
+    /// Loading CR3 drops all that is remembered of its tables, whatever half they are for (SDM 3A 4.10.4.1, MOV to CR3).
     fn flush_all(&mut self, target: TlbTarget) {
         match target {
             TlbTarget::User { root } => {
                 if let Some(pages) = self.pages.get_mut(&Space::Root(root)) {
                     pages.retain(|_, page| half(page.va) == 1);
                 }
-                self.tables.entry(root).or_default()[0].clear();
+                self.tables.remove(&root);
             }
             TlbTarget::Kernel => {
                 for pages in self.pages.values_mut() {
