@@ -119,11 +119,6 @@ impl Context {
     pub fn set_fs_base(&mut self, base: u64) {
         self.fs_base = base;
     }
-
-    /// From now on the FPU and segment bases are saved and loaded at a switch: a kernel thread is about to enter user mode.
-    pub fn make_user(&mut self) {
-        self.is_user = true;
-    }
 }
 
 /// Gives the running task what a new program starts with: FPU reset, segment bases zero. For execve.

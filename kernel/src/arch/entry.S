@@ -2,10 +2,8 @@
 # A TrapFrame (trap.rs) is built on the kernel stack by each; offsets in it are FRAME_*.
 
 .set FRAME_VECTOR, 15 * 8
-.set FRAME_RIP,    17 * 8
 .set FRAME_CS,     18 * 8
 .set FRAME_RSP,    20 * 8
-.set FRAME_LEN,    22 * 8
 .set PERCPU_STACK, 8
 .set PERCPU_USER_RSP, 16
 .set USER_CODE, 0x2b
@@ -174,21 +172,6 @@ exit_to_user:
     add rsp, 16
     swapgs
     iretq
-
-# fn enter_user_at(frame: *const TrapFrame, stack_top: u64) -> !: moves the frame to the top of the stack, last word
-# first, as the two may overlap and the frame lies lower.
-.globl enter_user_at
-enter_user_at:
-    mov rax, rsi
-    lea rsi, [rdi + FRAME_LEN - 8]
-    lea rdi, [rax - 8]
-    mov ecx, FRAME_LEN / 8
-    std
-    rep movsq
-    cld
-    lea rsp, [rdi + 8]
-    xor ebp, ebp
-    jmp exit_to_user
 
 # fn switch_stacks(prev_rsp: *mut u64, next_rsp: u64)
 .balign 16

@@ -31,7 +31,6 @@ pub mod signal {
     pub const FPE_INTDIV: i32 = 1;
     pub const FPE_FLTINV: i32 = 7;
     pub const SEGV_MAPERR: i32 = 1;
-    pub const SEGV_ACCERR: i32 = 2;
 }
 
 /// The name of an exception, as the SDM has it.

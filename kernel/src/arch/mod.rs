@@ -25,7 +25,7 @@ pub mod usercopy;
 
 pub use context::{Context, switch};
 pub use percpu::set_kernel_stack;
-pub use trap::{TrapFrame, enter_user};
+pub use trap::TrapFrame;
 
 use crate::boot::image;
 

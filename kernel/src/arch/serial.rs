@@ -119,9 +119,3 @@ pub fn read_byte() -> Option<u8> {
     poll();
     INPUT.lock().pop()
 }
-
-/// Has something been typed?
-pub fn has_input() -> bool {
-    poll();
-    INPUT.lock().len != 0
-}

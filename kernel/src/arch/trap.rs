@@ -8,7 +8,7 @@ use core::arch::global_asm;
 use core::fmt;
 use core::mem::{offset_of, size_of};
 
-use super::{USER_END, exceptions, gdt, interrupts, irq, percpu};
+use super::{USER_END, exceptions, gdt, interrupts, irq};
 use crate::process;
 
 global_asm!(include_str!("entry.S"));
@@ -136,21 +136,6 @@ impl fmt::Display for TrapFrame {
             self.r13, self.r14, self.r15
         )
     }
-}
-
-unsafe extern "C" {
-    fn enter_user_at(frame: *const TrapFrame, stack_top: u64) -> !;
-}
-
-/// Leaves the kernel for user mode; the running task's kernel stack is empty from then on.
-///
-/// # Context
-/// On the task's own kernel stack, which [`super::set_kernel_stack`] was told; the task's address space is in CR3. Whatever the callers own
-/// is never dropped.
-pub fn enter_user(frame: &TrapFrame) -> ! {
-    interrupts::disable();
-    // SAFETY: the stack on which we run ends at `kernel_stack_top`; what callers have there is never returned to.
-    unsafe { enter_user_at(frame, percpu::kernel_stack_top()) }
 }
 
 #[unsafe(no_mangle)]

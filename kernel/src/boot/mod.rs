@@ -14,8 +14,6 @@ use core::ops::Range;
 
 /// Where physical memory is mapped, provisionally and finally. Linux: `__PAGE_OFFSET`, 4-level.
 pub const DIRECT_MAP: u64 = 0xffff_8880_0000_0000;
-/// Where the image is linked, less its physical address. Linux: `__START_KERNEL_map`.
-pub const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
 
 /// Entries that a [`MemoryMap`] can hold.
 pub const MAX_REGIONS: usize = 512;
@@ -315,6 +313,15 @@ impl BootInfo {
             println!(
                 "boot: memory map: {} entries too many, {} wrap around",
                 self.memory_map.nr_dropped, self.memory_map.nr_bad
+            );
+        }
+        for section in image::sections() {
+            let write = if section.is_writable { "w" } else { "-" };
+            let execute = if section.is_executable { "x" } else { "-" };
+            let (start, last) = (section.range.start, section.range.end - 1);
+            println!(
+                "boot: image {start:#x}-{last:#x} r{write}{execute} {}",
+                section.name
             );
         }
         match &self.initrd {
