@@ -28,6 +28,8 @@ pub struct MmuGather<'a, S: PteStore, A: PageSource, T: TlbControl> {
     target: TlbTarget,
     /// First and last address to flush.
     dirty: Option<(VirtAddr, VirtAddr)>,
+    /// Everything of the target is to be flushed.
+    is_all_dirty: bool,
     tables: Option<Pfn>,
     blocks: [Option<PageBlock>; BATCH],
     nr_blocks: usize,
@@ -41,6 +43,7 @@ impl<'a, S: PteStore, A: PageSource, T: TlbControl> MmuGather<'a, S, A, T> {
             tlb,
             target,
             dirty: None,
+            is_all_dirty: false,
             tables: None,
             blocks: [const { None }; BATCH],
             nr_blocks: 0,
@@ -78,6 +81,12 @@ impl<'a, S: PteStore, A: PageSource, T: TlbControl> MmuGather<'a, S, A, T> {
         self.track_range(first..first + kmm_frame::PAGE_SIZE as u64);
     }
 
+    /// A top table that no CPU runs on any more, though some may remember it.
+    pub(crate) fn push_root(&mut self, table: Table) {
+        self.push_table(table, VirtAddr::ZERO);
+        self.is_all_dirty = true;
+    }
+
     /// Whether nothing waits for a flush.
     #[must_use]
     pub const fn is_clean(&self) -> bool {
@@ -93,9 +102,10 @@ impl<'a, S: PteStore, A: PageSource, T: TlbControl> MmuGather<'a, S, A, T> {
     pub fn flush(&mut self) {
         if let Some((first, last)) = self.dirty.take() {
             match last.checked_add(1) {
-                Some(end) => self.tlb.flush_range(self.target, first..end),
-                None => self.tlb.flush_all(self.target),
+                Some(end) if !self.is_all_dirty => self.tlb.flush_range(self.target, first..end),
+                _ => self.tlb.flush_all(self.target),
             }
+            self.is_all_dirty = false;
         }
         while let Some(table) = self.mapper.unchain(&mut self.tables) {
             // SAFETY: `push_table` came after the entry above was cleared, and the flush after both.

@@ -114,7 +114,7 @@ impl<S: PteStore, A: PageSource> Mapper<'_, S, A> {
         let mut user = (0..KERNEL_FIRST).map(PteIndex::truncate);
         let is_empty = user.all(|index| self.read(table, index).is_none());
         assert!(is_empty, "root {} is freed with pages in it", root.pfn());
-        gather.push_table(table, VirtAddr::ZERO);
+        gather.push_root(table);
     }
 }
 

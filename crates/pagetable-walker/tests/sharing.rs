@@ -30,6 +30,16 @@ fn a_change_below_the_top_is_seen_through_every_root_at_once() {
         for root in [&kernel, &parent, &child] {
             assert_eq!(kernel_sees(&world, root, at), Ok(Pfn::new(77).phys()));
         }
+        // A page that is not global is remembered with the tables of the root through which it was reached.
+        let local = PteFlags::KERNEL - PteFlags::G;
+        let beside = at + PAGE;
+        mapper
+            .map_page(&mut kernel, beside, Pfn::new(79), Level::Pte, local)
+            .unwrap();
+        assert_eq!(
+            kernel_sees(&world, &parent, beside),
+            Ok(Pfn::new(79).phys())
+        );
         // The parent dies first: what the kernel mapped survives it.
         let mut gather = world.gather(&parent);
         mapper.free_root(parent, &mut gather);
