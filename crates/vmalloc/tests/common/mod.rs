@@ -13,7 +13,7 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use kmm_frame::{PAGE_SIZE, Pfn, PfnRange, VirtAddr};
+use kmm_frame::{PAGE_SIZE, PageFlags, Pfn, PfnRange, VirtAddr};
 use kmm_host::{AllocError, CpuId, PageBlock, PageReq, PageSource};
 use kmm_pagetable_walker::{KernelHalf, Levels, Mapper, TableCounter};
 use kmm_sim::{
@@ -115,6 +115,9 @@ impl Rig {
         assert_eq!(self.vm.nr_pages(), 0);
         assert_eq!(self.outstanding(), self.at_rest);
         assert_eq!(self.mapper.tables().nr_tables(), self.at_rest);
+        let map = self.machine.mem_map();
+        let marked = |pfn: &Pfn| map.page(*pfn).test(PageFlags::VMALLOC);
+        assert_eq!(map.range().iter().find(marked), None, "a mark is left");
     }
 
     /// Writes a pattern over memory, as the kernel on the first CPU does.
