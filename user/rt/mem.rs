@@ -10,7 +10,9 @@ use core::arch::asm;
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn memcpy(dest: *mut u8, src: *const u8, n: usize) -> *mut u8 {
     // SAFETY: the caller's promise; the direction flag is clear, as the ABI says.
-    unsafe { asm!("rep movsb", inout("rdi") dest => _, inout("rsi") src => _, inout("rcx") n => _, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("rep movsb", inout("rdi") dest => _, inout("rsi") src => _, inout("rcx") n => _, options(nostack, preserves_flags))
+    };
     dest
 }
 
@@ -39,7 +41,9 @@ pub unsafe extern "C" fn memmove(dest: *mut u8, src: *const u8, n: usize) -> *mu
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn memset(dest: *mut u8, value: i32, n: usize) -> *mut u8 {
     // SAFETY: the caller's promise; the direction flag is clear, as the ABI says.
-    unsafe { asm!("rep stosb", inout("rdi") dest => _, in("al") value as u8, inout("rcx") n => _, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("rep stosb", inout("rdi") dest => _, in("al") value as u8, inout("rcx") n => _, options(nostack, preserves_flags))
+    };
     dest
 }
 
@@ -59,4 +63,28 @@ pub unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, n: usize) -> i32 {
         at += 1;
     }
     0
+}
+
+/// C's `bcmp`, which the compiler prefers where only equality counts.
+///
+/// # Safety
+/// As C says: `n` bytes readable at both.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, n: usize) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { memcmp(a, b, n) }
+}
+
+/// C's `strlen`, which the compiler sees in loops that look for a zero.
+///
+/// # Safety
+/// As C says: a zero byte follows somewhere, and everything up to it is readable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strlen(text: *const u8) -> usize {
+    let mut len = 0;
+    // SAFETY: no byte before this one was zero, so the caller's promise covers it; volatile, or the loop would become a call of itself.
+    while unsafe { text.add(len).read_volatile() } != 0 {
+        len += 1;
+    }
+    len
 }

@@ -188,6 +188,7 @@ fn programs() -> Result<Vec<(String, PathBuf)>> {
         let path = out.join(&name);
         let link_mem = format!("-Clink-arg={}", mem.display());
         let args = [
+            "-Cstrip=debuginfo",
             "-Clinker=rust-lld",
             "-Clinker-flavor=ld.lld",
             "-Clink-arg=-static",
@@ -202,11 +203,12 @@ fn programs() -> Result<Vec<(String, PathBuf)>> {
 
 fn compile(rustc: &Path, source: &Path, out: &Path, args: &[&std::ffi::OsStr]) -> Result<()> {
     let modified = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
-    let inputs = [
-        source.to_path_buf(),
-        proc::root().join("user/rt/mem.rs"),
-        std::env::current_exe()?,
-    ];
+    let rt = fs::read_dir(proc::root().join("user/rt"))?
+        .flatten()
+        .map(|file| file.path());
+    let inputs: Vec<PathBuf> = rt
+        .chain([source.to_path_buf(), std::env::current_exe()?])
+        .collect();
     if modified(out).is_some() && inputs.iter().all(|input| modified(out) > modified(input)) {
         return Ok(());
     }

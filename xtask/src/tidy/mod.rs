@@ -47,7 +47,11 @@ pub(crate) fn run() -> Result<()> {
     for complaint in &complaints {
         println!("tidy: {}: {}", complaint.place, complaint.what);
     }
-    ensure!(complaints.is_empty(), "tidy has {} to complain about", complaints.len());
+    ensure!(
+        complaints.is_empty(),
+        "tidy has {} to complain about",
+        complaints.len()
+    );
     println!("tidy: no complaints");
     Ok(())
 }

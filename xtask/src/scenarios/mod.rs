@@ -1,8 +1,10 @@
-//! The kernel in QEMU: the table of scenarios, and what plays them.
+//! The kernel in QEMU: what plays the scenarios of `table`.
 //!
 //! A scenario boots a machine and does one of three things: it lets the kernel's self-tests run, types commands at the shell,
 //! or watches a boot that is meant to end by itself. It fails when something expected was not printed, something forbidden was,
 //! a status differs, or the guest went away or took too long.
+
+mod table;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
@@ -17,13 +19,24 @@ use crate::qemu::{Door, Machine};
 use crate::run::Parts;
 use crate::tally::Tally;
 use crate::{initramfs, proc, qemu};
+use table::SCENARIOS;
 
 /// Slow machines under load included; nothing is measured with it.
 const LIMIT: Duration = Duration::from_secs(240);
 /// QEMU's TCG uses one core for a guest with one CPU.
 const NR_AT_ONCE: usize = 2;
 /// No scenario may print these, unless it asks for them.
-const NEVER: &[&str] = &["panicked at", "kernel panic", "BUG:"];
+const NEVER: &[&str] = &["panicked at", "kernel panic", "kmm: bug:"];
+
+/// Every boot that reaches its self-tests prints these: the proof of the final page tables among them.
+const SELFTEST_SAYS: &[&str] = &[
+    "identity map gone",
+    "none is W+X",
+    "lower half is empty",
+    " passed, 0 failed in ",
+];
+/// The one promise about time, far above what it takes.
+const MOST_BOOT_MS: u64 = 30_000;
 
 /// One boot.
 struct Scenario {
@@ -39,9 +52,11 @@ enum Play {
     Selftest { says: &'static [&'static str] },
     /// Commands at the shell's prompt.
     Shell(&'static [Step]),
-    /// The boot ends by itself with this code, or a failing one if there is none to name.
-    Ends {
-        code: Option<u8>,
+    /// The boot ends by itself with a failing code.
+    Ends { says: &'static [&'static str] },
+    /// A command at the prompt ends the kernel, with a report and a failing code.
+    Crash {
+        line: &'static str,
         says: &'static [&'static str],
     },
 }
@@ -54,169 +69,6 @@ struct Step {
     says: &'static [&'static str],
     never: &'static [&'static str],
 }
-
-/// A command that succeeds and prints all of these.
-const fn step(line: &'static str, says: &'static [&'static str]) -> Step {
-    Step {
-        line,
-        status: Some(0),
-        says,
-        never: &[],
-    }
-}
-
-/// A program that a signal ends: 128 + its number, as shells say.
-const fn killed(line: &'static str, signal: u8, says: &'static [&'static str]) -> Step {
-    Step {
-        line,
-        status: Some(128 + signal),
-        says,
-        never: &[],
-    }
-}
-
-const SIGSEGV: u8 = 11;
-
-const SCENARIOS: &[Scenario] = &[
-    Scenario {
-        name: "selftest",
-        machine: &[],
-        play: Play::Selftest {
-            says: &["selftest: ", "boot to summary: "],
-        },
-    },
-    Scenario {
-        name: "selftest_64m",
-        machine: &["--mem", "64M"],
-        play: Play::Selftest { says: &[] },
-    },
-    Scenario {
-        name: "selftest_8g",
-        machine: &["--mem", "8G"],
-        play: Play::Selftest { says: &[] },
-    },
-    Scenario {
-        name: "selftest_machine_pc",
-        machine: &["--machine", "pc"],
-        play: Play::Selftest { says: &[] },
-    },
-    Scenario {
-        name: "selftest_cpu_qemu64",
-        machine: &["--cpu", "qemu64"],
-        play: Play::Selftest { says: &[] },
-    },
-    Scenario {
-        name: "selftest_smp_2",
-        machine: &["--smp", "2"],
-        play: Play::Selftest { says: &[] },
-    },
-    Scenario {
-        name: "selftest_uefi",
-        machine: &["--uefi"],
-        play: Play::Selftest { says: &[] },
-    },
-    Scenario {
-        name: "too_little_memory",
-        machine: &["--mem", "4M"],
-        play: Play::Ends {
-            code: None,
-            says: &["memory"],
-        },
-    },
-    Scenario {
-        name: "shell_commands",
-        machine: &[],
-        play: Play::Shell(&[
-            step("help", &["poweroff"]),
-            step("free", &["Mem"]),
-            step("buddyinfo", &["Node 0, zone", "DMA"]),
-            step("zoneinfo", &["pages free", "min", "low", "high"]),
-            step("slabinfo", &["slabinfo - version: 2.1", "kmalloc-64"]),
-            step("vmstat", &["nr_free_pages"]),
-        ]),
-    },
-    Scenario {
-        name: "busybox",
-        machine: &[],
-        play: Play::Shell(&[
-            step("busybox echo one two", &["one two"]),
-            step("ls /", &["bin", "proc"]),
-            step("sh -c 'ls -l /bin | head'", &["busybox"]),
-            step("cat /proc/meminfo", &["MemTotal:", "MemFree:", " kB"]),
-            step("free", &["Mem:"]),
-            step("ps", &["PID"]),
-            step(
-                "sh -c 'i=0; while [ $i -lt 5 ]; do i=$((i+1)); done; echo counted $i'",
-                &["counted 5"],
-            ),
-            Step {
-                line: "sh -c 'exit 7'",
-                status: Some(7),
-                says: &[],
-                never: &[],
-            },
-        ]),
-    },
-    Scenario {
-        name: "pipelines",
-        machine: &[],
-        play: Play::Shell(&[
-            step("sh -c 'echo a b c | wc -w'", &["3"]),
-            step(
-                "sh -c 'cat /etc/passwd | grep root | sed s/root/changed/ | head -n 1'",
-                &["changed:x:0:0"],
-            ),
-            step("sh -c 'yes | head -n 3 | wc -l'", &["3"]),
-            step(
-                "sh -c 'for i in 1 2 3; do (echo $i) & done; wait; echo all'",
-                &["all"],
-            ),
-        ]),
-    },
-    Scenario {
-        name: "proc_files",
-        machine: &[],
-        play: Play::Shell(&[
-            step("cat /proc/buddyinfo", &["Node 0, zone"]),
-            step("cat /proc/zoneinfo", &["Node 0, zone", "start_pfn"]),
-            step("cat /proc/slabinfo", &["slabinfo - version: 2.1"]),
-            step("cat /proc/vmallocinfo", &["0x"]),
-            step("cat /proc/self/maps", &["[stack]", "r-xp"]),
-            step("cat /proc/self/stat", &["(cat)"]),
-        ]),
-    },
-    Scenario {
-        name: "bad_programs",
-        machine: &[],
-        play: Play::Shell(&[
-            killed("segv null", SIGSEGV, &["MAPERR"]),
-            killed("segv kernel", SIGSEGV, &["segv"]),
-            killed("segv noncanonical", SIGSEGV, &["segv"]),
-            killed("segv readonly", SIGSEGV, &["ACCERR"]),
-            killed("segv execute", SIGSEGV, &["ACCERR"]),
-            Step {
-                line: "sh -c 'echo rubbish >/tmp/x; chmod +x /tmp/x; /tmp/x'",
-                status: None,
-                says: &[],
-                never: &[],
-            },
-            step("echo still here", &["still here"]),
-        ]),
-    },
-    Scenario {
-        name: "memory_exhausted",
-        machine: &["--mem", "64M"],
-        play: Play::Shell(&[
-            Step {
-                line: "eatmem",
-                status: Some(128 + 9),
-                says: &["eatmem"],
-                never: &["survived"],
-            },
-            step("echo still here", &["still here"]),
-        ]),
-    },
-];
 
 /// Plays all scenarios, or those named, two at a time.
 pub(crate) fn run_all(tally: &mut Tally, names: &[String]) {
@@ -310,7 +162,7 @@ impl Scenario {
         let machine = Machine::from_flags(&mut flags)?;
         let word = match self.play {
             Play::Selftest { .. } | Play::Ends { .. } => "selftest",
-            Play::Shell(_) => "exec",
+            Play::Shell(_) | Play::Crash { .. } => "exec",
         };
         let door = parts.door(self.name, uefi, word)?;
         let mut guest = self.start(&machine, &door)?;
@@ -335,31 +187,23 @@ impl Scenario {
             Play::Selftest { says } => {
                 ended(guest, deadline)?;
                 expect(guest.text(), says, NEVER)?;
-                expect(guest.text(), &["selftest: "], &[" ... FAILED"])?;
-                match guest.exit_code() {
-                    Some(0) => Ok(()),
-                    Some(code) => bail!("exit code {code}"),
-                    None => bail!("no exit code: a triple fault looks like this"),
-                }
+                expect(guest.text(), SELFTEST_SAYS, &[" ... FAILED"])?;
+                accounting_adds_up(guest.text())?;
+                ensure!(
+                    boot_to_summary_ms(guest.text())? <= MOST_BOOT_MS,
+                    "the boot took more than {MOST_BOOT_MS} ms"
+                );
+                ensure!(exit_code(guest)? == 0, "it failed");
+                Ok(())
             }
-            Play::Ends { code, says } => {
+            Play::Ends { says } => {
                 ended(guest, deadline)?;
                 expect(guest.text(), says, &[])?;
-                let exit = guest
-                    .exit_code()
-                    .context("no exit code: a triple fault looks like this")?;
-                ensure!(
-                    exit != 0 && code.is_none_or(|code| code == exit),
-                    "exit code {exit}"
-                );
+                ensure!(exit_code(guest)? != 0, "exit code 0");
                 Ok(())
             }
             Play::Shell(steps) => {
-                match guest.wait_for(PROMPT, deadline) {
-                    Wait::Found => {}
-                    Wait::Ended => bail!("the guest stopped before its prompt"),
-                    Wait::TimedOut => bail!("no prompt after {} s", LIMIT.as_secs()),
-                }
+                prompt(guest, deadline)?;
                 for step in *steps {
                     step.play(guest, deadline)
                         .with_context(|| format!("`{}`", step.line))?;
@@ -367,6 +211,14 @@ impl Scenario {
                 guest.send(b"poweroff\n");
                 ended(guest, deadline)?;
                 expect(guest.text(), &[], NEVER)
+            }
+            Play::Crash { line, says } => {
+                prompt(guest, deadline)?;
+                guest.send(format!("{line}\n").as_bytes());
+                ended(guest, deadline)?;
+                expect(guest.text(), says, &[])?;
+                ensure!(exit_code(guest)? != 0, "exit code 0");
+                Ok(())
             }
         }
     }
@@ -395,6 +247,54 @@ fn ended(guest: &mut Guest, deadline: Instant) -> Result<()> {
         LIMIT.as_secs()
     );
     Ok(())
+}
+
+fn prompt(guest: &mut Guest, deadline: Instant) -> Result<()> {
+    match guest.wait_for(PROMPT, deadline) {
+        Wait::Found => Ok(()),
+        Wait::Ended => bail!(
+            "the guest stopped before its prompt: {:?}",
+            last_lines(guest.text())
+        ),
+        Wait::TimedOut => bail!("no prompt after {} s", LIMIT.as_secs()),
+    }
+}
+
+fn exit_code(guest: &Guest) -> Result<u8> {
+    guest
+        .exit_code()
+        .context("no exit code: a triple fault looks like this")
+}
+
+/// Adds the kernel's accounting up again: `accounting: free 1 + allocated 2 + reserved 3 = present 6`.
+fn accounting_adds_up(text: &str) -> Result<()> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("accounting: "))
+        .context("no accounting line")?;
+    let numbers: Vec<u64> = line
+        .split(' ')
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let [free, allocated, reserved, present] = numbers[..] else {
+        bail!("not four numbers: {line}")
+    };
+    ensure!(
+        free > 0 && free + allocated + reserved == present,
+        "does not add up: {line}"
+    );
+    Ok(())
+}
+
+/// What the kernel measured: `boot to summary: 605 ms`.
+fn boot_to_summary_ms(text: &str) -> Result<u64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("boot to summary: "))
+        .context("no time from boot to summary")?;
+    line.trim_end_matches(" ms")
+        .parse()
+        .with_context(|| format!("no number: {line}"))
 }
 
 fn expect(text: &str, says: &[&str], never: &[&str]) -> Result<()> {
@@ -426,6 +326,7 @@ fn last_lines(text: &str) -> String {
 mod tests {
     use std::process::Command;
 
+    use super::table::step;
     use super::*;
 
     /// Plays a scenario on a shell script that stands in for the kernel.
@@ -442,22 +343,39 @@ mod tests {
 
     #[test]
     fn selftests_pass_only_with_code_0_and_no_failure() {
-        let selftest = || Play::Selftest {
-            says: &["accounted"],
-        };
-        let good = "echo accounted; echo 'selftest: 3 passed, 0 failed'; echo 'kmm-exit: 0'";
-        assert!(play(selftest(), good).is_ok());
-        assert!(play(selftest(), &good.replace("exit: 0", "exit: 1")).is_err());
-        assert!(play(selftest(), &good.replace("kmm-exit", "silence")).is_err());
-        assert!(play(selftest(), &good.replace("accounted", "lost")).is_err());
-        assert!(
+        const GOOD: &str = "echo identity map gone, none is W+X, lower half is empty
+            echo 'accounting: free 7 + allocated 1 + reserved 2 = present 10'
+            echo 'selftest: 3 passed, 0 failed in 5 ms'
+            echo 'boot to summary: 605 ms'
+            echo 'kmm-exit: 0'";
+        let selftest = |script: &str| {
             play(
-                selftest(),
-                &format!("echo 'selftest x ... FAILED: y'; {good}")
+                Play::Selftest {
+                    says: &["selftest"],
+                },
+                script,
             )
-            .is_err()
-        );
-        assert!(play(selftest(), &format!("echo 'panicked at a.rs'; {good}")).is_err());
+        };
+        selftest(GOOD).unwrap();
+        for (good, bad) in [
+            ("exit: 0", "exit: 1"),
+            ("kmm-exit", "silence"),
+            ("none is W+X", "one is W+X"),
+            ("reserved 2", "reserved 3"),
+            ("accounting", "guess"),
+            ("605 ms", "30001 ms"),
+            ("0 failed", "1 failed"),
+            (
+                "echo 'selftest:",
+                "echo 'selftest x ... FAILED: y'; echo 'selftest:",
+            ),
+            (
+                "echo 'selftest:",
+                "echo 'panicked at a.rs'; echo 'selftest:",
+            ),
+        ] {
+            assert!(selftest(&GOOD.replace(good, bad)).is_err(), "{bad}");
+        }
     }
 
     #[test]
@@ -479,14 +397,32 @@ mod tests {
 
     #[test]
     fn a_boot_that_ends_says_why_and_fails() {
-        let ends = |code| Play::Ends {
-            code,
+        let ends = || Play::Ends {
             says: &["too little memory"],
         };
-        assert!(play(ends(None), "echo too little memory; echo 'kmm-exit: 3'").is_ok());
-        assert!(play(ends(Some(4)), "echo too little memory; echo 'kmm-exit: 3'").is_err());
-        assert!(play(ends(None), "echo too little memory; echo 'kmm-exit: 0'").is_err());
-        assert!(play(ends(None), "echo too little memory").is_err());
+        assert!(play(ends(), "echo too little memory; echo 'kmm-exit: 3'").is_ok());
+        assert!(play(ends(), "echo too little memory; echo 'kmm-exit: 0'").is_err());
+        assert!(play(ends(), "echo too little memory").is_err());
+        assert!(play(ends(), "echo something else; echo 'kmm-exit: 3'").is_err());
+    }
+
+    #[test]
+    fn a_crash_is_reported_and_is_no_triple_fault() {
+        let crash = || Play::Crash {
+            line: "crash stack",
+            says: &["guard page"],
+        };
+        let script = "printf 'kmm> '; read x; echo guard page; echo 'kmm-exit: 4'";
+        assert!(play(crash(), script).is_ok());
+        assert!(play(crash(), &script.replace("guard page", "something")).is_err());
+        assert!(play(crash(), &script.replace("kmm-exit: 4", "")).is_err());
+        assert!(
+            play(
+                crash(),
+                "echo no prompt; echo guard page; echo 'kmm-exit: 4'"
+            )
+            .is_err()
+        );
     }
 
     #[test]
