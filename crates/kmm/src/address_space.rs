@@ -490,8 +490,6 @@ impl<H: Host, F: FileSource> Drop for AddressSpace<H, F> {
         });
         gather.flush();
         puts.give_back();
-        // A CPU may remember the top table itself, or what it has of the kernel.
-        self.manager.host().tlb().flush_all(target);
         mapper.free_root(root, &mut gather);
         gather.finish();
     }
