@@ -6,16 +6,25 @@ use core::fmt;
 
 use spin::Once;
 
-use crate::boot::{BootInfo, cpio, image};
+use crate::boot::{BootInfo, cpio, image, pvh, uefi};
 
 static TABLE: Once<&'static str> = Once::new();
 
-/// Finds the table. Without one, addresses stay numbers.
+/// Finds the table. Without one, addresses stay numbers; one of another build is refused.
 pub fn init(boot: &BootInfo) {
-    if let Some(text) = cpio::find(boot.initrd_bytes(), "boot/kmm.sym")
+    let Some(table) = cpio::find(boot.initrd_bytes(), "boot/kmm.sym")
         .and_then(|bytes| core::str::from_utf8(bytes).ok())
+    else {
+        return;
+    };
+    let landmarks = [pvh::entry_point(), uefi::entry_point()];
+    if landmarks
+        .iter()
+        .all(|&(name, address)| find(table, address) == Some((name, 0)))
     {
-        TABLE.call_once(|| text);
+        TABLE.call_once(|| table);
+    } else {
+        println!("symbols: /boot/kmm.sym belongs to another build");
     }
 }
 

@@ -64,6 +64,11 @@ impl ReadPhys for Provisional {
     }
 }
 
+/// Name and address of this door's first function.
+pub fn entry_point() -> (&'static str, u64) {
+    ("pvh_entry", pvh_entry as *const () as u64)
+}
+
 /// Entered from `pvh.S` on the boot stack, in 64-bit mode.
 #[unsafe(no_mangle)]
 extern "C" fn pvh_entry(start_info: u64) -> ! {

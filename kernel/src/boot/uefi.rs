@@ -46,6 +46,11 @@ fn uefi_start(info: &'static mut bootloader_api::BootInfo) -> ! {
     unsafe { uefi_switch_stack(ptr::from_mut(info).cast()) }
 }
 
+/// Name and address of this door's first function.
+pub fn entry_point() -> (&'static str, u64) {
+    ("uefi_entry", uefi_entry as *const () as u64)
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn uefi_entry(info: *mut c_void) -> ! {
     static BOOT_INFO: Once<BootInfo> = Once::new();
