@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::flags::Flags;
 use crate::tally::Tally;
 use crate::toolchain::Toolchain;
-use crate::{apt, proc, test, tidy, toolchain};
+use crate::{apt, probe, proc, test, tidy, toolchain};
 
 /// For fetching a component; after this the step is skipped.
 const ATTEMPT: Duration = Duration::from_secs(60);
@@ -55,6 +55,9 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
             tally.fail(format!("a toolchain for {}", toolchain::TARGET));
         }
     }
+    if cfg!(target_arch = "x86_64") {
+        tally.step("probe", probe::run);
+    }
     packages(&mut tally, &crates);
     if !quick {
         test::all(&mut tally);
@@ -95,7 +98,7 @@ fn examples() -> Vec<PathBuf> {
 fn stand_alone_workspaces() -> Vec<PathBuf> {
     let mut dirs = examples();
     dirs.extend(
-        ["kernel/image", "fuzz"]
+        ["kernel/image", "xtask/probe", "fuzz"]
             .map(|dir| proc::root().join(dir))
             .into_iter()
             .filter(|dir| dir.join("Cargo.toml").is_file()),

@@ -150,7 +150,7 @@ fn is_static(path: &Path) -> bool {
 ///
 /// They are `no_std` and `no_main`, so the host's own compiler and its linker are enough: no C compiler, no libc.
 /// `user/rt/mem.rs` supplies the memory functions that the compiler calls.
-fn programs() -> Result<Vec<(String, PathBuf)>> {
+pub(crate) fn programs() -> Result<Vec<(String, PathBuf)>> {
     let sources = proc::root().join("user");
     let Ok(files) = fs::read_dir(&sources) else {
         return Ok(Vec::new());

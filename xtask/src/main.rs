@@ -14,6 +14,7 @@ mod guest;
 mod image;
 mod initramfs;
 mod kernel;
+mod probe;
 mod proc;
 mod qemu;
 mod run;
@@ -48,6 +49,7 @@ cargo xtask COMMAND
   ci       formatting, lints, tidy, documentation, builds for the kernel's target, packages, then `test`
              --quick          without `test`
   bench    measurements against peers
+  probe    highmem is nothing on 64 bits, shown in machine code
   deep     what takes hours: says what it would do; --run does it
   tidy     check floors, the feature table, unsafe without proof, file sizes, links
   setup    install what is missing, and nothing else
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         "ci" => ci::main(flags),
         "bench" => bench::main(flags),
         "deep" => deep::main(flags),
+        "probe" => probe::main(flags),
         "setup" => setup(flags),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

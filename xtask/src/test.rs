@@ -1,5 +1,6 @@
 //! `cargo xtask test`: the tests on the host (the simulated machine's among them), then the kernel in QEMU.
 
+use core::time::Duration;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
@@ -7,7 +8,10 @@ use anyhow::{Context as _, Result};
 
 use crate::flags::Flags;
 use crate::tally::Tally;
-use crate::{proc, scenarios};
+use crate::{initramfs, proc, scenarios};
+
+/// A program takes a second; only one that hangs takes so long.
+const PROGRAM_LIMIT: Duration = Duration::from_secs(120);
 
 pub(crate) fn main(mut flags: Flags) -> Result<u8> {
     let host = flags.flag("--host");
@@ -17,6 +21,7 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
     let mut tally = Tally::default();
     if !qemu && names.is_empty() {
         host_tests(&mut tally);
+        programs_on_linux(&mut tally);
     }
     if !host {
         scenarios::run_all(&mut tally, &names);
@@ -27,6 +32,7 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
 /// Everything: what `ci` calls.
 pub(crate) fn all(tally: &mut Tally) {
     host_tests(tally);
+    programs_on_linux(tally);
     scenarios::run_all(tally, &[]);
 }
 
@@ -37,6 +43,33 @@ fn host_tests(tally: &mut Tally) {
     if let Err(error) = count_tests(cargo, tally) {
         println!("FAILED: {error:#}");
         tally.fail("cargo test");
+    }
+}
+
+/// The programs of `user/` check themselves; what they check has to hold on Linux too, or it is not what Linux does.
+fn programs_on_linux(tally: &mut Tally) {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        return tally.skip("our programs on Linux", "this is not x86-64 Linux");
+    }
+    println!("== our programs on this machine's Linux");
+    match initramfs::programs() {
+        Ok(programs) => {
+            for (name, path) in programs {
+                let label = format!("{name} on Linux");
+                match proc::quiet(&label, &mut Command::new(path), PROGRAM_LIMIT) {
+                    Ok(done) if done.ok => tally.pass(1),
+                    Ok(done) => {
+                        println!("FAILED: {label}:\n{}", done.tail(20));
+                        tally.fail(label);
+                    }
+                    Err(error) => {
+                        println!("FAILED: {label}: {error:#}");
+                        tally.fail(label);
+                    }
+                }
+            }
+        }
+        Err(error) => tally.skip("our programs on Linux", &format!("{error:#}")),
     }
 }
 
