@@ -70,8 +70,9 @@ impl<F: Clone + PartialEq> Mm<F> {
             if self.is_free(start, len_bytes) {
                 return Some(start);
             }
-            // A stack lies above: no higher than its guard gap, then.
-            end = self.room_end(start);
+            // A stack lies above: the room ends at its guard gap, or there is none up to the area below.
+            let below = self.vmas.prev(start).map_or(0, |(area, _)| area.end);
+            end = self.room_end(start).max(below);
         }
     }
 

@@ -216,6 +216,10 @@ impl<F: Clone + PartialEq> Mm<F> {
         if old_end > self.layout.task_size && !cut_off.is_empty() {
             return Err(VmaError::Invalid);
         }
+        if to.contains(&start) {
+            // A second mapping, in place of the first: nothing is left to map.
+            return Err(VmaError::NotMapped);
+        }
         let mut freed = self.counts_in(&to);
         freed.add(self.counts_in(&cut_off));
         let (kept, _) = self.check_resize(start, old_len.min(new_len), new_len, &freed)?;

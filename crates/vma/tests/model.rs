@@ -125,7 +125,7 @@ impl Script {
             (Ok(_), Err(expected)) => panic!("allowed, but {expected:?}: {}", self.now),
             (Err(got), Ok(expected)) => panic!("{got:?}, but {expected:?}: {}", self.now),
         };
-        self.oracle.assert_same(&self.mm);
+        self.oracle.assert_same(&self.mm, &self.now);
         both
     }
 
@@ -304,7 +304,7 @@ impl Script {
 
     fn fork(&mut self) {
         let child = self.mm.fork().expect("memory for a child");
-        self.oracle.fork().assert_same(&child);
+        self.oracle.fork().assert_same(&child, "fork");
         if self.rng.one_in(2) {
             self.mm = child;
             self.oracle = self.oracle.fork();

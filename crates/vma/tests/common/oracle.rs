@@ -67,7 +67,7 @@ impl Oracle {
     }
 
     /// Compares every page, every border and every count.
-    pub fn assert_same(&self, mm: &Mm<u32>) {
+    pub fn assert_same(&self, mm: &Mm<u32>, after: &str) {
         mm.validate();
         let mut seen = BTreeMap::new();
         for (range, vma) in mm.iter() {
@@ -82,7 +82,11 @@ impl Oracle {
                 assert!(seen.insert(page, cell).is_none(), "two areas at {page}");
             }
         }
-        assert_eq!(seen, self.pages);
+        for page in 0..END {
+            let (got, expected) = (seen.get(&page), self.pages.get(&page));
+            assert_eq!(got, expected, "page {page} after {after}");
+        }
+        assert_eq!(seen.len(), self.pages.len(), "pages beyond the end");
         let count = |f: &dyn Fn(u64) -> bool| {
             self.pages.values().filter(|cell| f(cell.flags)).count() as u64
         };
@@ -303,7 +307,7 @@ impl Oracle {
 
     fn range(addr: u64, len_bytes: u64) -> Option<Pages> {
         let end = up(addr.checked_add(len_bytes)?)?;
-        (addr % PAGE == 0 && end <= END).then(|| addr / PAGE..end)
+        (addr % PAGE == 0 && end <= END).then_some(addr / PAGE..end)
     }
 
     pub fn munmap(&mut self, addr: u64, len_bytes: u64) -> Result<Pages, VmaError> {
@@ -386,6 +390,9 @@ impl Oracle {
             }
             if !tail.is_empty() && old_end > END {
                 return Err(VmaError::Invalid);
+            }
+            if target.contains(&start) {
+                return Err(VmaError::NotMapped); // what is there goes first
             }
             to = Some(target);
         } else if old_nr >= new_nr {
