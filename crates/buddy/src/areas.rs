@@ -3,7 +3,7 @@
 //! This module alone knows how free blocks are kept and marked; the algorithm next door only asks it. More lists for
 //! each order (migrate types), or bits instead of lists, change this file.
 
-use kmm_frame::{MemMap, NR_ORDERS, Order, PageFlags, Pfn};
+use kmm_frame::{MemMap, NR_ORDERS, Order, Page, PageFlags, Pfn};
 
 /// Doubly linked lists of free blocks, one for each order. The newest block is in front.
 #[derive(Debug)]
@@ -47,16 +47,26 @@ impl FreeAreas {
 
     /// Whether a free block of exactly `order` starts at `pfn`.
     pub(crate) fn is_free(&self, pfn: Pfn, order: Order) -> bool {
-        self.order_at(pfn) == Some(order)
+        self.map
+            .get(pfn)
+            .is_some_and(|page| marked_order(page) == Some(order) && self.is_listed(pfn, order))
     }
 
     /// The order of the free block that starts at `pfn`, if one does. Linux: `PageBuddy`, `buddy_order`.
     pub(crate) fn order_at(&self, pfn: Pfn) -> Option<Order> {
-        let page = self.map.get(pfn)?;
-        if !page.test(PageFlags::BUDDY) {
-            return None;
+        let order = marked_order(self.map.get(pfn)?)?;
+        self.is_listed(pfn, order).then_some(order)
+    }
+
+    /// Whether the neighbours on the list of `order` know the page. The mark alone is not believed: an owner may have
+    /// set it on a page of its own. Who asks goes on to unlink the block, and so touches the neighbours anyway.
+    fn is_listed(&self, pfn: Pfn, order: Order) -> bool {
+        match self.map.page(pfn).lru_prev() {
+            None => self.lists[order.index()].first == Some(pfn),
+            Some(prev) => self.map.get(prev).is_some_and(|prev| {
+                prev.lru_next() == Some(pfn) && marked_order(prev) == Some(order)
+            }),
         }
-        Order::new(u8::try_from(page.private()).ok()?)
     }
 
     /// Puts a block in front of its list. Linux: `add_to_free_list`.
@@ -117,4 +127,12 @@ impl FreeAreas {
     pub(crate) const fn is_marked_nonempty(&self, order: Order) -> bool {
         self.nonempty & (1 << order.get()) != 0
     }
+}
+
+/// The order that the descriptor claims as the start of a free block.
+fn marked_order(page: &Page) -> Option<Order> {
+    if !page.test(PageFlags::BUDDY) {
+        return None;
+    }
+    Order::new(u8::try_from(page.private()).ok()?)
 }

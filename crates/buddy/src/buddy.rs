@@ -1,10 +1,10 @@
 //! Splitting and merging. Linux: mm/page_alloc.c.
 
-use kmm_frame::{MAX_ORDER, MemMap, Order, PageFlags, Pfn, PfnRange};
+use kmm_frame::{MAX_ORDER, MemMap, MigrateType, NR_ORDERS, Order, PageFlags, Pfn, PfnRange};
 use kmm_host::AllocError;
 
-use crate::FreeError;
 use crate::areas::FreeAreas;
+use crate::{FreeError, Pageblocks};
 
 /// The free frames of one zone, as blocks of power-of-two sizes that split and merge. Linux: `struct zone::free_area`.
 ///
@@ -167,6 +167,23 @@ impl Buddy {
                 .blocks(order)
                 .map(move |pfn| FreeBlock { pfn, order })
         })
+    }
+
+    /// How many blocks are free, by the type of the pageblock that they start in, and order. O(n) in free blocks.
+    ///
+    /// Blocks outside `pageblocks` are not counted. Linux: `pagetypeinfo_showfree_print`, mm/vmstat.c.
+    #[must_use]
+    pub fn nr_free_by_type(
+        &self,
+        pageblocks: &Pageblocks,
+    ) -> [[usize; NR_ORDERS]; MigrateType::COUNT] {
+        let mut counts = [[0; NR_ORDERS]; MigrateType::COUNT];
+        for block in self.free_blocks() {
+            if let Some(kind) = pageblocks.type_of(block.pfn) {
+                counts[kind.index()][block.order.index()] += 1;
+            }
+        }
+        counts
     }
 
     pub(crate) const fn areas(&self) -> &FreeAreas {

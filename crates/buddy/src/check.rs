@@ -85,11 +85,11 @@ impl Buddy {
             return Err(Broken::Misplaced(block));
         }
         let map = self.areas().map();
-        if !self.areas().is_free(pfn, order) {
-            return Err(Broken::NotMarked(block));
-        }
         if map.page(pfn).lru_prev() != prev {
             return Err(Broken::BadLink(block));
+        }
+        if !self.areas().is_free(pfn, order) {
+            return Err(Broken::NotMarked(block));
         }
         let starts_here = |pfn: &Pfn| map.page(*pfn).test(PageFlags::BUDDY);
         if let Some(inner) = block.range().iter().skip(1).find(starts_here) {

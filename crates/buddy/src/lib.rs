@@ -6,7 +6,9 @@ mod areas;
 mod buddy;
 mod check;
 mod error;
+mod pageblock;
 
 pub use buddy::{Buddy, FreeBlock};
 pub use check::Broken;
 pub use error::FreeError;
+pub use pageblock::{Pageblock, Pageblocks};

@@ -92,11 +92,30 @@ pub enum MigrateType {
 impl MigrateType {
     /// How many types there are.
     pub const COUNT: usize = 6;
+    /// Every type, in Linux's order.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Unmovable,
+        Self::Movable,
+        Self::Reclaimable,
+        Self::HighAtomic,
+        Self::Cma,
+        Self::Isolate,
+    ];
 
     /// The type as an index.
     #[must_use]
     pub const fn index(self) -> usize {
         self as usize
+    }
+
+    /// The type with this index.
+    #[must_use]
+    pub const fn from_index(index: usize) -> Option<Self> {
+        if index < Self::COUNT {
+            Some(Self::ALL[index])
+        } else {
+            None
+        }
     }
 }
 

@@ -1,0 +1,196 @@
+//! The map of pageblock types against a list of frames.
+#![allow(missing_docs, reason = "a test")]
+
+mod common;
+
+use common::{Random, frames, map_of};
+use kmm_buddy::{Buddy, Pageblock, Pageblocks};
+use kmm_frame::{MigrateType, NR_ORDERS, Order, Pfn, PfnRange};
+
+fn blocks_of(range: PfnRange) -> Pageblocks {
+    let blocks: Vec<Pageblock> = (0..Pageblocks::count_for(range))
+        .map(|_| Pageblock::new())
+        .collect();
+    Pageblocks::new(range, blocks.leak()).unwrap()
+}
+
+const fn only_movable(count: usize) -> [usize; MigrateType::COUNT] {
+    let mut counts = [0; MigrateType::COUNT];
+    counts[MigrateType::Movable.index()] = count;
+    counts
+}
+
+/// The oracle: a type and a mark for each frame.
+struct Oracle {
+    range: PfnRange,
+    kinds: Vec<MigrateType>,
+    present: Vec<bool>,
+}
+
+impl Oracle {
+    fn new(range: PfnRange, end: usize) -> Self {
+        Self {
+            range,
+            kinds: vec![MigrateType::Movable; end],
+            present: vec![false; end],
+        }
+    }
+
+    /// Frames of the zone that share the pageblock of `pfn`, by comparing quotients.
+    fn mates(&self, pfn: usize) -> Vec<usize> {
+        let same = |other: &usize| other / 512 == pfn / 512;
+        self.range.iter().map(Pfn::index).filter(same).collect()
+    }
+
+    fn counts(&self) -> [usize; MigrateType::COUNT] {
+        let mut counts = [0; MigrateType::COUNT];
+        let mut seen = usize::MAX;
+        for pfn in self.range.iter().map(Pfn::index) {
+            if pfn / 512 == seen {
+                continue;
+            }
+            seen = pfn / 512;
+            if self.mates(pfn).iter().any(|&mate| self.present[mate]) {
+                counts[self.kinds[pfn].index()] += 1;
+            }
+        }
+        counts
+    }
+}
+
+#[test]
+fn types_match_the_oracle_whatever_the_alignment() {
+    const END: usize = 4096;
+    let mut random = Random::new("types_match_the_oracle_whatever_the_alignment", 0x9b);
+    for round in 0..40 {
+        let bound = |random: &mut Random| match random.below(3) {
+            0 => random.below(END),
+            1 => random.below(8) * 512,
+            _ => (random.below(8) * 512 + random.below(3)).saturating_sub(1),
+        };
+        let (a, b) = (bound(&mut random), bound(&mut random));
+        let range = if round == 0 {
+            PfnRange::EMPTY
+        } else {
+            frames(a.min(b), a.max(b))
+        };
+        let blocks = blocks_of(range);
+        let mut oracle = Oracle::new(range, END);
+        for _ in 0..150 {
+            let pfn = random.below(END);
+            match random.below(3) {
+                0 => {
+                    let len = [1, 3, 512, 700][random.below(4)];
+                    let given = PfnRange::with_len(Pfn::new(pfn), len);
+                    blocks.add_present(given);
+                    for frame in given.intersect(range).iter() {
+                        oracle.present[frame.index()] = true;
+                    }
+                }
+                1 => {
+                    let kind = MigrateType::ALL[random.below(MigrateType::COUNT)];
+                    let inside = range.contains(Pfn::new(pfn));
+                    let before = inside.then(|| oracle.kinds[pfn]);
+                    assert_eq!(blocks.set_type(Pfn::new(pfn), kind), before);
+                    if inside {
+                        for mate in oracle.mates(pfn) {
+                            oracle.kinds[mate] = kind;
+                        }
+                    }
+                }
+                _ => {
+                    let inside = range.contains(Pfn::new(pfn));
+                    let kind = inside.then(|| oracle.kinds[pfn]);
+                    assert_eq!(blocks.type_of(Pfn::new(pfn)), kind);
+                }
+            }
+            assert_eq!(blocks.nr_blocks(), oracle.counts());
+        }
+    }
+}
+
+#[test]
+fn every_block_with_ram_is_movable_at_first() {
+    let blocks = blocks_of(frames(1, 4096));
+    assert_eq!(blocks.nr_blocks(), only_movable(0));
+    blocks.add_present(frames(1, 4096));
+    blocks.add_present(frames(1, 4096));
+    assert_eq!(blocks.nr_blocks(), only_movable(8));
+    assert_eq!(
+        Pageblocks::count_for(frames(511, 513)),
+        2,
+        "two blocks, touched in part"
+    );
+    assert_eq!(Pageblocks::count_for(frames(512, 1024)), 1);
+    assert_eq!(Pageblocks::count_for(PfnRange::EMPTY), 0);
+    // A byte for 2 MiB.
+    assert_eq!(size_of::<Pageblock>(), 1);
+}
+
+#[test]
+fn too_few_blocks_are_refused() {
+    static TWO: [Pageblock; 2] = [const { Pageblock::new() }; 2];
+    assert!(Pageblocks::new(frames(0, 1025), &TWO).is_none());
+    assert!(Pageblocks::new(frames(0, 1024), &TWO).is_some());
+}
+
+#[test]
+fn two_cpus_change_neighbouring_types() {
+    let range = frames(0, 1024);
+    let blocks = blocks_of(range);
+    std::thread::scope(|scope| {
+        for start in [0, 512] {
+            scope.spawn(move || {
+                for turn in 0..20_000 {
+                    let kind = MigrateType::ALL[turn % MigrateType::COUNT];
+                    let before = blocks.set_type(Pfn::new(start), kind);
+                    let expected = match turn {
+                        0 => MigrateType::Movable,
+                        _ => MigrateType::ALL[(turn - 1) % MigrateType::COUNT],
+                    };
+                    assert_eq!(before, Some(expected));
+                    blocks.add_present(range);
+                }
+            });
+        }
+    });
+    assert_eq!(blocks.nr_blocks().iter().sum::<usize>(), 2);
+}
+
+#[test]
+fn free_blocks_count_under_the_pageblock_they_start_in() {
+    let mut random = Random::new("free_blocks_count_under_the_pageblock_they_start_in", 0x5c);
+    let range = frames(100, 3500);
+    let blocks = blocks_of(range);
+    let mut buddy = Buddy::new(range, map_of(range));
+    buddy.add_free_range(range).unwrap();
+    blocks.add_present(range);
+    let mut kinds = [MigrateType::Movable; 7];
+    let mut held = Vec::new();
+    for _ in 0..400 {
+        match random.below(3) {
+            0 => held.extend(buddy.take(random.order(9))),
+            1 if !held.is_empty() => {
+                let pfn: Pfn = held.swap_remove(random.below(held.len()));
+                buddy.put(pfn, Order::ZERO).unwrap();
+            }
+            _ => {
+                let (nr, kind) = (random.below(7), MigrateType::ALL[random.below(6)]);
+                let pfn = (nr * 512).clamp(100, 3499);
+                assert_eq!(blocks.set_type(Pfn::new(pfn), kind), Some(kinds[nr]));
+                kinds[nr] = kind;
+            }
+        }
+        let mut expected = [[0; NR_ORDERS]; MigrateType::COUNT];
+        for block in buddy.free_blocks() {
+            let kind = kinds[block.pfn.index() / 512];
+            expected[kind.index()][block.order.index()] += 1;
+        }
+        let counted = buddy.nr_free_by_type(&blocks);
+        assert_eq!(counted, expected);
+        for order in Order::all() {
+            let of_order: usize = counted.iter().map(|row| row[order.index()]).sum();
+            assert_eq!(of_order, buddy.nr_free(order));
+        }
+    }
+}
