@@ -1,74 +1,116 @@
-//! Tasks and the scheduler.
+//! Processes: what a program has, how it starts, forks, waits, is signalled and ends, and who runs when.
+//!
+//! One CPU. Kernel code is never preempted: it gives the CPU away only where it waits ([`wait_until`]) or on its way back to
+//! user mode ([`on_return_to_user`]), where the tick may have asked for it. So data that interrupts do not touch needs locks
+//! only to be shared, never to be waited for; nobody holds one across a wait, nor while touching user memory (a fault takes
+//! the lock of the address space, and may read a file).
+//!
+//! A task never leaves a kernel stack for good while it owns something there: whoever ends a task only notes the wish
+//! ([`Task::request_exit`]), and the last step before user mode carries it out.
+//!
+//! Reading order: [`Task`], `scheduler`, `exec`, `fork`, `wait`, `signal`.
 
-use crate::arch::{TrapFrame, interrupts, serial};
-use crate::selftest::Test;
-use crate::shell::{Command, status};
+mod commands;
+pub mod elf;
+mod exec;
+mod fault;
+mod files;
+mod fork;
+pub mod random;
+mod scheduler;
+mod signal;
+mod signal_frame;
+mod space;
+mod stack_image;
+mod task;
+mod tests;
+mod wait;
 
-/// Self-tests of processes.
-pub const TESTS: &[Test] = &[];
+use alloc::vec::Vec;
+use core::fmt;
 
-/// Shell commands about processes.
-pub const COMMANDS: &[Command] = &[];
+use crate::arch::TrapFrame;
+use crate::fs::tty;
+use crate::syscall::Errno;
 
-/// A signal that the CPU causes. Linux: `kernel_siginfo`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub use commands::{COMMANDS, run_program};
+pub use exec::{check_executable, exec, spawn};
+pub use fault::{on_user_exception, page_fault};
+pub use files::{FILES_MAX, Fd, FdTable};
+pub use fork::{Clone, fork};
+pub use scheduler::{
+    Channel, current, find_task, finish_switch as finish_first_switch, for_each_task, idle_ticks,
+    init, nr_switches, run_scheduler, wait_until, wait_until_deadline, wake, yield_now,
+};
+pub use signal::{Action, AltStack, Signal, SignalSet, post as post_signal, signal_group};
+pub use signal_frame::sigreturn;
+pub use space::{MapFile, Mm, errno as mm_errno, map_request, with_mm as with_memory_of};
+pub use task::{NAME_BYTES, Pid, State, Task};
+pub use tests::TESTS;
+pub use wait::{ExitStatus, Patience, WaitFor, reap_all, wait, wait_for};
+
+/// What an exception says to a program. Linux: the first fields of `siginfo_t`.
+#[derive(Clone, Copy, Debug)]
 pub struct SignalInfo {
-    /// Which.
+    /// Number of the signal.
     pub signo: i32,
-    /// Why.
+    /// What caused it, in Linux's numbers.
     pub code: i32,
-    /// The address at fault.
+    /// The address that it is about.
     pub addr: u64,
 }
 
-/// Builds the first task.
-pub fn init() {}
-
-/// A user program did what it may not: `frame` has its registers. Interrupts on; may not return to the program.
-pub fn on_user_exception(frame: &mut TrapFrame, info: SignalInfo) {
-    panic!("signal {info:?} at {:#x}", frame.rip);
+/// Can the kernel allocate `size_bytes` at once? Then it still can after this call, as no other code runs in between.
+///
+/// # Errors
+/// [`Errno::NOMEM`] if not. To be asked before an allocation that cannot report failure.
+pub fn room(size_bytes: usize) -> Result<(), Errno> {
+    // Counts of `Arc`, and the like.
+    const OVERHEAD_BYTES: usize = 32;
+    Vec::<u8>::new()
+        .try_reserve_exact(size_bytes + OVERHEAD_BYTES)
+        .map_err(Errno::from)
 }
 
-/// The tick, interrupts off, on whatever was interrupted. May switch tasks if `frame` is from user mode.
-pub fn on_tick(_frame: &mut TrapFrame) {}
-
-/// Before each return to user mode, interrupts on: pending signals end the task here.
-pub fn on_return_to_user(_frame: &mut TrapFrame) {}
-
-/// The first words of a new task: releases what the scheduler holds across the switch.
-pub fn finish_first_switch() {}
-
-/// Name of the running task, for reports.
-pub fn current_name() -> &'static str {
-    "boot"
-}
-
-/// A new kernel thread.
-pub fn spawn_kernel_thread(_name: &'static str, function: fn()) {
-    interrupts::enable();
-    function();
-}
-
-/// The idle loop of this CPU.
-pub fn run_scheduler() -> ! {
-    crate::arch::cpu::halt_forever()
-}
-
-/// Waits, letting others run, until a byte arrives on the serial line.
-pub fn wait_for_serial_byte() -> u8 {
-    loop {
-        if let Some(byte) = serial::read_byte() {
-            return byte;
-        }
-        interrupts::enable_and_wait();
+/// A thread that runs `main` in the kernel.
+///
+/// # Panics
+/// When there is no memory for it: it is called at boot.
+pub fn spawn_kernel_thread(name: &str, main: fn()) -> Pid {
+    match task::spawn_kernel_thread(name, main) {
+        Ok(pid) => pid,
+        Err(error) => panic!("no kernel thread {name}: {error}"),
     }
 }
 
-/// Runs a program in the foreground and returns its status.
-pub fn run_program(words: &[&str]) -> i32 {
-    println!("{}: not found", words[0]);
-    status::FAILED
+/// The tick, from interrupt.
+pub fn on_tick(frame: &TrapFrame) {
+    scheduler::on_tick(frame.is_from_user());
+    tty::pump();
 }
 
-/// Frees what ended tasks have left.
-pub fn reap_all() {}
+/// The last step before user mode: gives the CPU away if the tick asked for it, delivers signals, ends the task if it has to.
+pub fn on_return_to_user(frame: &mut TrapFrame) {
+    scheduler::reschedule_if_asked();
+    let task = current();
+    signal_frame::deliver(&task, frame);
+    if let Some(status) = task.exit_requested() {
+        drop(task);
+        wait::exit_current(status);
+    }
+}
+
+/// Waits until something is typed.
+pub fn wait_for_serial_byte() -> u8 {
+    loop {
+        // A kernel thread gets no signals, so the wait is never interrupted.
+        if let Ok(byte) = wait_until(Channel::TTY, tty::take_byte) {
+            return byte;
+        }
+    }
+}
+
+/// The running task, to print; also when the kernel has panicked.
+pub fn current_name() -> impl fmt::Display {
+    scheduler::CurrentName
+}
