@@ -4,7 +4,7 @@
 
 use core::time::Duration;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::flags::Flags;
 use crate::tally::Tally;
 use crate::toolchain::Toolchain;
-use crate::{apt, probe, proc, test, tidy, toolchain};
+use crate::{apt, examples, probe, proc, test, tidy, toolchain};
 
 /// For fetching a component; after this the step is skipped.
 const ATTEMPT: Duration = Duration::from_secs(60);
@@ -44,11 +44,7 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
                     builds_alone(&tools, name)
                 });
             }
-            for dir in examples() {
-                tally.step(&format!("example {}", file_name(&dir)), || {
-                    builds_as_a_stranger(&tools, &dir)
-                });
-            }
+            examples::check(&mut tally, &tools);
         }
         Err(error) => {
             println!("FAILED: {error:#}");
@@ -81,22 +77,8 @@ fn floor_and_name(package: &Value) -> Option<(u64, String)> {
     ))
 }
 
-/// Folders under `examples/` with a manifest of their own.
-fn examples() -> Vec<PathBuf> {
-    let entries = fs::read_dir(proc::root().join("examples"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let mut dirs: Vec<PathBuf> = entries
-        .map(|entry| entry.path())
-        .filter(|dir| dir.join("Cargo.toml").is_file())
-        .collect();
-    dirs.sort();
-    dirs
-}
-
 fn stand_alone_workspaces() -> Vec<PathBuf> {
-    let mut dirs = examples();
+    let mut dirs = examples::all();
     dirs.extend(
         ["kernel/image", "xtask/probe", "fuzz"]
             .map(|dir| proc::root().join(dir))
@@ -188,17 +170,6 @@ fn builds_alone(tools: &Toolchain, name: &str) -> Result<()> {
     )
 }
 
-/// Builds an example with the flags that its own `.cargo/config.toml` gives, and no others.
-fn builds_as_a_stranger(tools: &Toolchain, dir: &Path) -> Result<()> {
-    let target = proc::target_dir().join("examples");
-    proc::loud(
-        tools
-            .strangers_cargo("build", &target)
-            .args(["--quiet", "--release"])
-            .current_dir(dir),
-    )
-}
-
 fn packages(tally: &mut Tally, crates: &[String]) {
     for name in crates {
         tally.step(&format!("package {name} lists its files"), || {
@@ -277,11 +248,4 @@ fn cargo_minor() -> Option<u32> {
         .next()?
         .parse()
         .ok()
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
 }

@@ -9,6 +9,7 @@ mod bench;
 mod ci;
 mod cpio;
 mod deep;
+mod examples;
 mod flags;
 mod guest;
 mod image;

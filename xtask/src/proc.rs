@@ -76,6 +76,8 @@ pub(crate) fn read(command: &mut Command) -> Option<String> {
 /// How a quiet command ended.
 pub(crate) struct Done {
     pub(crate) ok: bool,
+    /// The exit status, unless a signal or the limit ended it.
+    pub(crate) code: Option<i32>,
     pub(crate) log: String,
 }
 
@@ -106,9 +108,9 @@ pub(crate) fn quiet(label: &str, command: &mut Command, limit: Duration) -> Resu
         .with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))?;
     let start = Instant::now();
     let mut next = QUIET;
-    let ok = loop {
+    let status = loop {
         if let Some(status) = child.try_wait()? {
-            break status.success();
+            break Some(status);
         }
         let passed = start.elapsed();
         if passed >= limit {
@@ -116,7 +118,7 @@ pub(crate) fn quiet(label: &str, command: &mut Command, limit: Duration) -> Resu
             child.kill().ok();
             child.wait()?;
             eprintln!("  {label}: given up after {} s", limit.as_secs());
-            break false;
+            break None;
         }
         if passed >= next {
             if next == QUIET {
@@ -133,7 +135,12 @@ pub(crate) fn quiet(label: &str, command: &mut Command, limit: Duration) -> Resu
         std::thread::sleep(Duration::from_millis(20));
     };
     let log = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
-    Ok(Done { ok, log })
+    let ok = status.is_some_and(|status| status.success());
+    Ok(Done {
+        ok,
+        code: status.and_then(|status| status.code()),
+        log,
+    })
 }
 
 /// Runs a command that shows its own output, and fails if it does.
@@ -211,6 +218,7 @@ mod tests {
         )
         .unwrap();
         assert!(!done.ok);
+        assert_eq!(done.code, Some(3));
         assert_eq!(done.tail(1), "b");
     }
 }

@@ -39,7 +39,7 @@ impl Default for Machine {
 pub(crate) enum Door {
     Pvh {
         kernel: PathBuf,
-        initramfs: PathBuf,
+        initramfs: Option<PathBuf>,
         cmdline: String,
     },
     Uefi {
@@ -104,9 +104,10 @@ impl Machine {
                 command
                     .arg("-kernel")
                     .arg(kernel)
-                    .arg("-initrd")
-                    .arg(initramfs)
                     .args(["-append", cmdline]);
+                if let Some(initramfs) = initramfs {
+                    command.arg("-initrd").arg(initramfs);
+                }
             }
             Door::Uefi { image } => {
                 let (code, vars) = firmware()?;
@@ -177,7 +178,7 @@ pub(crate) fn find() -> Result<PathBuf> {
 }
 
 /// OVMF's code and variables.
-fn firmware() -> Result<(PathBuf, PathBuf)> {
+pub(crate) fn firmware() -> Result<(PathBuf, PathBuf)> {
     let places = [
         (
             "/usr/share/OVMF/OVMF_CODE_4M.fd",

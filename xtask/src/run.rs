@@ -87,7 +87,7 @@ impl Parts {
                 image: image::build(&self.kernel, name, cmdline)?,
             });
         }
-        let initramfs = self.initramfs.clone();
+        let initramfs = Some(self.initramfs.clone());
         Ok(Door::Pvh {
             kernel: self.kernel.clone(),
             initramfs,

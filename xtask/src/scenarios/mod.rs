@@ -18,7 +18,7 @@ use crate::guest::{Guest, PROMPT, Wait};
 use crate::qemu::{Door, Machine};
 use crate::run::Parts;
 use crate::tally::Tally;
-use crate::{initramfs, proc, qemu};
+use crate::{initramfs, proc, qemu, toolchain};
 use table::SCENARIOS;
 
 /// Slow machines under load included; nothing is measured with it.
@@ -73,87 +73,117 @@ struct Step {
 /// Plays all scenarios, or those named, two at a time.
 pub(crate) fn run_all(tally: &mut Tally, names: &[String]) {
     println!("== the kernel in QEMU");
-    for name in names.iter().filter(|name| {
-        !SCENARIOS
+    let mut wanted: Vec<&Scenario> = Vec::new();
+    for name in names {
+        match SCENARIOS
             .iter()
-            .any(|scenario| scenario.name == name.as_str())
-    }) {
-        println!("there is no scenario {name}");
-        tally.fail(name.clone());
+            .find(|scenario| scenario.name == name.as_str())
+        {
+            Some(scenario) => wanted.push(scenario),
+            None => tally.fail(format!("there is no scenario {name}")),
+        }
     }
-    let wanted: Vec<&Scenario> = SCENARIOS
-        .iter()
-        .filter(|scenario| names.is_empty() || names.iter().any(|name| name == scenario.name))
-        .collect();
-    let parts = match prepare() {
+    if names.is_empty() {
+        wanted = SCENARIOS.iter().collect();
+    }
+    let parts = match qemu::find().and_then(|_| Parts::build(None)) {
         Ok(parts) => parts,
         Err(error) => {
             println!("FAILED: {error:#}");
             for scenario in wanted {
-                tally.fail(format!("scenario::{}", scenario.name));
+                tally.fail(scenario.title());
             }
             return;
         }
     };
-    let has_busybox = initramfs::busybox();
+    let lacking = Lacking::find();
     let next = AtomicUsize::new(0);
     let tally = Mutex::new(tally);
     std::thread::scope(|scope| {
         for _ in 0..NR_AT_ONCE {
             scope.spawn(|| {
                 while let Some(scenario) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let start = Instant::now();
-                    let name = format!("scenario::{}", scenario.name);
-                    if let (Err(why), true) = (&has_busybox, scenario.needs_busybox()) {
-                        lock(&tally).skip(&name, &format!("{why:#}"));
-                        continue;
-                    }
-                    let outcome = scenario.play(&parts);
-                    let mut tally = lock(&tally);
-                    match outcome {
-                        Ok(()) => {
-                            println!("{name} ... ok ({:.1} s)", start.elapsed().as_secs_f32());
-                            tally.pass(1);
-                        }
-                        Err(error) => {
-                            println!("{name} ... FAILED: {error:#}");
-                            tally.fail(name);
-                        }
-                    }
+                    scenario.run(&parts, &lacking, &tally);
                 }
             });
         }
     });
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+/// What this machine cannot have, and why; only the scenarios that need it are skipped.
+struct Lacking {
+    busybox: Option<String>,
+    programs: Option<String>,
+    uefi: Option<String>,
 }
 
-fn prepare() -> Result<Parts> {
-    qemu::find()?;
-    Parts::build(None)
+impl Lacking {
+    fn find() -> Self {
+        let why = |error: anyhow::Error| format!("{error:#}");
+        let uefi = qemu::firmware()
+            .map(drop)
+            .and_then(|()| toolchain::find_with_source().map(drop));
+        Self {
+            busybox: initramfs::busybox().err().map(why),
+            programs: initramfs::programs().err().map(why),
+            uefi: uefi.err().map(why),
+        }
+    }
 }
 
 impl Scenario {
-    fn needs_busybox(&self) -> bool {
-        let own = [
-            "segv",
-            "eatmem",
-            "help",
-            "buddyinfo",
-            "zoneinfo",
-            "slabinfo",
-            "vmstat",
-        ];
-        let Play::Shell(steps) = &self.play else {
-            return false;
+    fn title(&self) -> String {
+        format!("scenario::{}", self.name)
+    }
+
+    fn run(&self, parts: &Parts, lacking: &Lacking, tally: &Mutex<&mut Tally>) {
+        let lock = || {
+            tally
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
         };
-        steps
-            .iter()
-            .any(|step| !own.iter().any(|name| step.line.starts_with(name)))
+        if let Some(why) = self.lacks(lacking) {
+            return lock().skip(&self.title(), why);
+        }
+        let start = Instant::now();
+        let outcome = self.play(parts);
+        let mut tally = lock();
+        match outcome {
+            Ok(()) => {
+                println!(
+                    "{} ... ok ({:.1} s)",
+                    self.title(),
+                    start.elapsed().as_secs_f32()
+                );
+                tally.pass(1);
+            }
+            Err(error) => {
+                println!("{} ... FAILED: {error:#}", self.title());
+                tally.fail(self.title());
+            }
+        }
+    }
+
+    /// Why this machine cannot play it, if so.
+    fn lacks<'a>(&self, lacking: &'a Lacking) -> Option<&'a str> {
+        const PROGRAMS: &[&str] = &["brk", "forkcow", "hello", "hog", "mmap", "segv"];
+        const APPLETS: &[&str] = &["busybox", "cat", "echo", "ls", "ps", "sh"];
+        if self.machine.contains(&"--uefi") && lacking.uefi.is_some() {
+            return lacking.uefi.as_deref();
+        }
+        let Play::Shell(steps) = &self.play else {
+            return None;
+        };
+        let calls = |words: &[&str]| {
+            steps.iter().any(|step| {
+                step.line
+                    .split(' ')
+                    .next()
+                    .is_some_and(|word| words.contains(&word))
+            })
+        };
+        let programs = lacking.programs.as_deref().filter(|_| calls(PROGRAMS));
+        programs.or(lacking.busybox.as_deref().filter(|_| calls(APPLETS)))
     }
 
     fn play(&self, parts: &Parts) -> Result<()> {
@@ -423,6 +453,26 @@ mod tests {
             )
             .is_err()
         );
+    }
+
+    #[test]
+    fn only_what_needs_something_absent_is_skipped() {
+        let lacking = Lacking {
+            busybox: Some("no apt".to_owned()),
+            programs: None,
+            uefi: Some("no OVMF".to_owned()),
+        };
+        let skipped = |name: &str| {
+            SCENARIOS
+                .iter()
+                .find(|scenario| scenario.name == name)
+                .unwrap()
+                .lacks(&lacking)
+        };
+        assert_eq!(skipped("busybox"), Some("no apt"));
+        assert_eq!(skipped("selftest_uefi"), Some("no OVMF"));
+        assert_eq!(skipped("selftest"), None);
+        assert_eq!(skipped("programs"), None);
     }
 
     #[test]
