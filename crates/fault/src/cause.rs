@@ -22,8 +22,16 @@ bitflags! {
         const PROTECTION_KEY = 1 << 5;
         /// An access to a shadow stack.
         const SHADOW_STACK = 1 << 6;
+        /// The hypervisor's translation forbids it (HLAT).
+        const HYPERVISOR = 1 << 7;
         /// Refused by SGX.
         const SGX = 1 << 15;
+        /// The reverse map of encrypted memory forbids it (AMD SEV-SNP).
+        const REVERSE_MAP = 1 << 31;
+
+        /// Bits that say that something other than the page tables refused.
+        const BEYOND_TABLES = Self::PROTECTION_KEY.bits() | Self::SHADOW_STACK.bits() | Self::HYPERVISOR.bits()
+            | Self::SGX.bits() | Self::REVERSE_MAP.bits();
     }
 }
 
@@ -39,7 +47,8 @@ pub enum Access {
 }
 
 impl FaultCause {
-    /// The cause told by the error code that the CPU pushed; unknown bits are dropped.
+    /// The cause told by the error code that the CPU pushed; unknown bits are dropped. What the `x86_64` crate calls
+    /// `PageFaultErrorCode` has it in its `bits()`.
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
@@ -79,6 +88,14 @@ impl fmt::Display for FaultCause {
             "reserved bit set"
         } else if self.contains(Self::PROTECTION_KEY) {
             "protection key"
+        } else if self.contains(Self::SHADOW_STACK) {
+            "shadow stack"
+        } else if self.contains(Self::HYPERVISOR) {
+            "hypervisor"
+        } else if self.contains(Self::SGX) {
+            "enclave"
+        } else if self.contains(Self::REVERSE_MAP) {
+            "reverse map"
         } else if self.contains(Self::PRESENT) {
             "not allowed"
         } else {

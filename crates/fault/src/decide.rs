@@ -128,7 +128,7 @@ const fn populate(access: Access, file: bool, shared: bool) -> Decision {
 
 /// Whether the area allows the access. x86 cannot forbid reading what may be written or executed.
 fn is_allowed(cause: FaultCause, flags: VmFlags) -> bool {
-    if cause.intersects(FaultCause::PROTECTION_KEY | FaultCause::SGX | FaultCause::SHADOW_STACK) {
+    if cause.intersects(FaultCause::BEYOND_TABLES) {
         return false;
     }
     match cause.access() {

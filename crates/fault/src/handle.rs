@@ -248,11 +248,7 @@ where
         unsafe { copy_page(self.env.phys, old, &mut block) };
         let (env, map) = (self.env, self.map);
         self.replace(flags, block)?;
-        if is_anon {
-            self.usage.anon_pages -= 1;
-        } else {
-            self.usage.file_pages -= 1;
-        }
+        *self.usage.of(page.flags()) -= 1;
         page.dec_map_count();
         // SAFETY: the reference of the entry, which is replaced and flushed.
         unsafe { put_page(&map, env.pages, old) };

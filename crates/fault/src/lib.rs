@@ -8,6 +8,7 @@ mod error;
 mod file;
 mod handle;
 mod refs;
+mod share;
 mod usage;
 
 pub use cause::{Access, FaultCause};
@@ -17,4 +18,5 @@ pub use error::{FaultError, FaultKind, SegvCode};
 pub use file::{FileError, FilePage, FileSource, NoFile};
 pub use handle::{FaultEnv, Space, handle};
 pub use refs::put_page;
+pub use share::{Sharing, forget, share};
 pub use usage::Usage;

@@ -10,6 +10,12 @@
 use kmm_frame::{MemMap, Order, PageFlags, Pfn};
 use kmm_host::{PageBlock, PageSource, PhysMap};
 
+/// Flags that a page has for a process, and loses with its last user.
+const OF_A_PROCESS: PageFlags = PageFlags::ANON
+    .union(PageFlags::SWAPBACKED)
+    .union(PageFlags::DIRTY)
+    .union(PageFlags::REFERENCED);
+
 /// Gives one reference to a frame back; the last one frees it. Linux: `put_page`.
 ///
 /// # Context
@@ -18,7 +24,9 @@ use kmm_host::{PageBlock, PageSource, PhysMap};
 /// # Safety
 /// The caller holds a reference of the frame, and spends it.
 pub unsafe fn put_page<A: PageSource>(map: &MemMap, pages: &A, pfn: Pfn) {
-    if map.page(pfn).put_and_test() {
+    let page = map.page(pfn);
+    if page.put_and_test() {
+        page.clear(OF_A_PROCESS);
         // SAFETY: the last reference is gone, so nobody but this call knows of the frame.
         pages.free(unsafe { PageBlock::from_raw(pfn, Order::ZERO) });
     }
