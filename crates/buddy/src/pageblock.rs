@@ -62,6 +62,12 @@ pub struct Pageblocks {
 }
 
 impl Pageblocks {
+    /// Those of a zone without frames.
+    pub const EMPTY: Self = Self {
+        range: PfnRange::EMPTY,
+        blocks: &[],
+    };
+
     /// How many pageblocks have frames of `range`.
     #[must_use]
     pub const fn count_for(range: PfnRange) -> usize {

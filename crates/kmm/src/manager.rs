@@ -11,7 +11,9 @@ use kmm_host::{AllocError, Cpus, Host, PageBlock, PageReq, PageSource, PhysMap, 
 use kmm_pagetable_walker::{KernelHalf, Levels, Mapper, Root, TableCounter};
 use kmm_slub::{CacheSlot, Slub, SlubBug, SlubConfig};
 use kmm_vmalloc::{Vmalloc, VmallocConfig};
-use kmm_zone::{BadPage, WATERMARK_SCALE_FACTOR, X86_64, ZoneLayout, Zones};
+use kmm_zone::{
+    BadPage, Pageblock, Pcp, WATERMARK_SCALE_FACTOR, X86_64, ZoneLayout, ZoneStorage, Zones,
+};
 
 use crate::early::{BuildError, Early, EarlyPages, KernelSpace};
 
@@ -109,8 +111,11 @@ impl<H: Host> Manager<H> {
         let zero_page = early_page(&early)?;
         let layout = ZoneLayout::new::<X86_64>(map.range());
         let nr_cpus = host.cpus().nr_cpus();
-        let pcps = early.place_slice(layout.nr_pcps(nr_cpus), kmm_zone::Pcp::new)?;
-        let zones = Zones::new(map, host.cpus(), host.phys(), layout, pcps)
+        let storage = ZoneStorage {
+            pcps: early.place_slice(layout.nr_pcps(nr_cpus), Pcp::new)?,
+            pageblocks: early.place_slice(layout.nr_pageblocks(), Pageblock::new)?,
+        };
+        let zones = Zones::new(map, host.cpus(), host.phys(), layout, storage)
             .map_err(|_| BuildError::Zones)?
             .with_bad_page_hook(hooks.on_bad_page);
         let zones: &'static Pages<H> = early.place(zones)?;

@@ -8,7 +8,7 @@ use kmm_host::{CpuId, Cpus, PhysMap};
 use lock_api::RawMutex;
 
 use crate::stat::nr_allocated;
-use crate::{Zone, Zones};
+use crate::{LruBroken, Zone, Zones};
 
 /// Where a free block was found.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -31,6 +31,8 @@ pub enum ZonesBroken {
     Pcp(ZoneType, CpuId, Pfn),
     /// Free, in stock and handed out do not add up to what the zone was given (INV-5).
     Accounting(ZoneType),
+    /// The LRU lists (INV-6).
+    Lru(LruBroken),
 }
 
 impl fmt::Display for ZonesBroken {
@@ -43,6 +45,7 @@ impl fmt::Display for ZonesBroken {
                 write!(f, "zone {zone}: frame {pfn} in the pageset of cpu {cpu}")
             }
             Self::Accounting(zone) => write!(f, "zone {zone}: frames do not add up"),
+            Self::Lru(broken) => write!(f, "lru: {broken}"),
         }
     }
 }
@@ -58,7 +61,8 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// # Errors
     /// The first violation found.
     pub fn validate(&self) -> Result<(), ZonesBroken> {
-        self.all().iter().try_for_each(Zone::validate)
+        self.all().iter().try_for_each(Zone::validate)?;
+        self.lruvec().validate().map_err(ZonesBroken::Lru)
     }
 
     /// Calls `f` with every free block and where it is.

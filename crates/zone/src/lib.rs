@@ -4,23 +4,28 @@
 mod bad;
 mod check;
 mod limits;
+mod lru;
+mod pageblock;
 mod pcp;
 mod rmqueue;
 mod source;
 mod stat;
 mod storage;
+mod vmstat;
 mod watermark;
 mod zone;
 mod zones;
 
 pub use bad::{BadPage, BadReason};
 pub use check::{FreeAt, ZonesBroken};
-pub use kmm_buddy::FreeError;
+pub use kmm_buddy::{FreeError, Pageblock, Pageblocks};
 pub use limits::{LayoutError, X86, X86_64, ZoneLayout, ZoneLimits};
+pub use lru::{LruBroken, LruError, LruList, Lruvec};
 pub use pcp::{Pcp, PcpLimits, PcpSizing};
 pub use rmqueue::Pressure;
 pub use stat::{Accounting, NumaStat, PcpStat, ZoneStat};
-pub use storage::{pcps_in, pcps_layout};
+pub use storage::ZoneStorage;
+pub use vmstat::{ZoneCounts, ZoneItem};
 pub use watermark::{
     LOWMEM_RESERVE_RATIO, Mark, WATERMARK_SCALE_FACTOR, Watermarks, default_min_free_kbytes,
     lowmem_reserve,

@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use kmm_buddy::Pageblocks;
 use kmm_frame::{Pfn, PfnRange, PhysAddr, ZoneType};
 
 /// The zones that an architecture has, as the frames where they end. `None`: there is no such zone.
@@ -142,6 +143,13 @@ impl ZoneLayout {
     #[must_use]
     pub fn nr_pcps(&self, nr_cpus: usize) -> usize {
         self.pcp_zones().count() * nr_cpus
+    }
+
+    /// How many [`crate::Pageblock`]s the zones want: one for each pageblock of each zone that has a frame in it.
+    #[must_use]
+    pub fn nr_pageblocks(&self) -> usize {
+        let count = |range: &PfnRange| Pageblocks::count_for(*range);
+        self.ranges.iter().map(count).sum()
     }
 
     /// The zones with per-CPU pagesets, in the order in which these are handed out.

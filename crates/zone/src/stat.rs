@@ -4,7 +4,7 @@ use kmm_frame::{NR_ORDERS, Order, Pfn, ZoneType};
 use kmm_host::{CpuId, Cpus, PhysMap};
 use lock_api::RawMutex;
 
-use crate::{PcpLimits, Watermarks, Zone, Zones};
+use crate::{PcpLimits, Watermarks, Zone, ZoneCounts, Zones};
 
 /// A zone at a moment, as /proc/zoneinfo and /proc/buddyinfo show it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +31,8 @@ pub struct ZoneStat {
     pub nr_free: [usize; NR_ORDERS],
     /// Limits of the pagesets.
     pub pcp: PcpLimits,
+    /// What pages are used for.
+    pub counts: ZoneCounts,
     /// Requests by where they were served.
     pub numa: NumaStat,
     /// Pages handed out since boot. Linux: `pgalloc_normal` and its like.
@@ -112,6 +114,7 @@ impl<L: RawMutex> Zone<L> {
             protection: self.protection(),
             nr_free,
             pcp: self.pcp_limits(),
+            counts: self.counts(),
             // One node: every request is served where it was meant to be, and next to who asked.
             numa: NumaStat {
                 hit: allocs,

@@ -1,33 +1,72 @@
-//! Pagesets laid into memory that the host hands over.
+//! Memory that the host hands over for what grows with the machine.
 #![expect(
     unsafe_code,
-    reason = "pagesets are laid into memory that the host hands over"
+    reason = "pagesets and pageblocks are laid into memory that the host hands over"
 )]
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use crate::Pcp;
+use kmm_buddy::Pageblock;
 
-/// How much memory `count` pagesets want, or `None` when that is more than an address space holds.
-#[must_use]
-pub fn pcps_layout(count: usize) -> Option<Layout> {
-    Layout::array::<Pcp>(count).ok()
+use crate::{Pcp, ZoneLayout};
+
+/// What zones keep outside themselves: fresh pagesets and pageblocks, as many as [`ZoneLayout::nr_pcps`] and
+/// [`ZoneLayout::nr_pageblocks`] say, or more.
+///
+/// From statics where the machine is known, else from memory of memblock.
+#[derive(Clone, Copy, Debug)]
+pub struct ZoneStorage {
+    /// A pageset for each CPU and zone.
+    pub pcps: &'static [Pcp],
+    /// A byte for each pageblock.
+    pub pageblocks: &'static [Pageblock],
 }
 
-/// Lays `count` empty pagesets into `storage`, as boot code does with memory from memblock.
+impl ZoneStorage {
+    /// How much memory the zones of `zones` want with so many CPUs, or `None` when that is more than an address space
+    /// holds.
+    #[must_use]
+    pub fn layout(zones: &ZoneLayout, nr_cpus: usize) -> Option<Layout> {
+        let pcps = Layout::array::<Pcp>(zones.nr_pcps(nr_cpus)).ok()?;
+        let pageblocks = Layout::array::<Pageblock>(zones.nr_pageblocks()).ok()?;
+        let (both, _) = pcps.extend(pageblocks).ok()?;
+        Some(both)
+    }
+
+    /// Lays fresh pagesets and pageblocks into `storage`, as boot code does with memory from memblock.
+    ///
+    /// # Safety
+    /// 1. `storage` is valid for writes of [`ZoneStorage::layout`]`(zones, nr_cpus)` and aligned to it.
+    /// 2. Nobody else uses that memory from now on, ever.
+    #[must_use]
+    pub unsafe fn new_in(zones: &ZoneLayout, nr_cpus: usize, storage: NonNull<u8>) -> Self {
+        let nr_pcps = zones.nr_pcps(nr_cpus);
+        let first = storage.cast::<Pcp>();
+        // SAFETY: obligation 1: the layout is the pagesets, and then the pageblocks, whose alignment is 1.
+        let rest = unsafe { first.add(nr_pcps) }.cast::<Pageblock>();
+        Self {
+            // SAFETY: obligations 1 and 2, for the first part of the layout.
+            pcps: unsafe { fill(first, nr_pcps, Pcp::new) },
+            // SAFETY: obligations 1 and 2, for the second part.
+            pageblocks: unsafe { fill(rest, zones.nr_pageblocks(), Pageblock::new) },
+        }
+    }
+}
+
+const _: () = assert!(align_of::<Pageblock>() == 1);
+
+/// Writes `count` values one after the other.
 ///
 /// # Safety
-/// 1. `storage` is valid for writes of [`pcps_layout`]`(count)` and aligned to it.
+/// 1. `first` is valid for writes of `count` values and aligned.
 /// 2. Nobody else uses that memory from now on, ever.
-#[must_use]
-pub unsafe fn pcps_in(storage: NonNull<u8>, count: usize) -> &'static [Pcp] {
-    let first = storage.cast::<Pcp>();
+unsafe fn fill<T>(first: NonNull<T>, count: usize, value: impl Fn() -> T) -> &'static [T] {
     for i in 0..count {
-        // SAFETY: obligation 1: `i` is within the array whose layout was promised.
+        // SAFETY: obligation 1: `i` is within the array.
         let slot = unsafe { first.add(i) };
         // SAFETY: obligations 1 and 2: the slot is valid, aligned, and ours alone.
-        unsafe { slot.write(Pcp::new()) };
+        unsafe { slot.write(value()) };
     }
     // SAFETY: every element was written just now; obligation 2 gives the memory away for ever.
     unsafe { core::slice::from_raw_parts(first.as_ptr(), count) }

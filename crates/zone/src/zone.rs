@@ -3,12 +3,13 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use kmm_buddy::{Buddy, FreeError};
+use kmm_buddy::{Buddy, FreeError, Pageblocks};
 use kmm_frame::{MemMap, Order, Page, Pfn, PfnRange, ZoneType};
 use kmm_host::CpuPin;
 use lock_api::{Mutex, RawMutex};
 
 use crate::pcp::PcpUse;
+use crate::vmstat::ZoneCounters;
 use crate::watermark::Effort;
 use crate::{Mark, Pcp, PcpLimits, Watermarks};
 
@@ -23,6 +24,8 @@ pub struct Zone<L> {
     range: PfnRange,
     map: MemMap,
     pcps: &'static [Pcp],
+    pageblocks: Pageblocks,
+    counters: ZoneCounters,
     /// Mirror of the buddy's count, written under its lock, read by the watermark check without it.
     nr_free: AtomicUsize,
     min: AtomicUsize,
@@ -41,12 +44,20 @@ pub struct Zone<L> {
 }
 
 impl<L: RawMutex> Zone<L> {
-    pub(crate) fn new(kind: ZoneType, range: PfnRange, map: MemMap, pcps: &'static [Pcp]) -> Self {
+    pub(crate) fn new(
+        kind: ZoneType,
+        range: PfnRange,
+        map: MemMap,
+        pcps: &'static [Pcp],
+        pageblocks: Pageblocks,
+    ) -> Self {
         Self {
             kind,
             range,
             map,
             pcps,
+            pageblocks,
+            counters: ZoneCounters::new(),
             nr_free: AtomicUsize::new(0),
             min: AtomicUsize::new(0),
             low: AtomicUsize::new(0),
@@ -218,8 +229,13 @@ impl<L: RawMutex> Zone<L> {
         self.pcps
     }
 
-    pub(crate) fn add_present(&self, nr_pages: usize) {
-        self.present.fetch_add(nr_pages, Relaxed);
+    pub(crate) const fn pageblocks(&self) -> &Pageblocks {
+        &self.pageblocks
+    }
+
+    pub(crate) fn add_present(&self, range: PfnRange) {
+        self.pageblocks.add_present(range);
+        self.present.fetch_add(range.nr_pages(), Relaxed);
     }
 
     pub(crate) fn add_managed(&self, nr_pages: usize) {
@@ -329,6 +345,12 @@ impl<L: RawMutex> Zone<L> {
             bump(&self.nr_pages_freed, order.nr_pages());
             Ok(())
         })
+    }
+}
+
+impl<L> Zone<L> {
+    pub(crate) const fn counters(&self) -> &ZoneCounters {
+        &self.counters
     }
 }
 

@@ -3,13 +3,15 @@
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use kmm_buddy::Pageblocks;
 use kmm_frame::{MemMap, NodeId, PageFlags, Pfn, PfnRange, ZoneType};
 use kmm_host::{Cpus, PhysMap};
-use lock_api::RawMutex;
+use lock_api::{Mutex, RawMutex};
 
+use crate::lru::LruLists;
 use crate::{
     BadPage, FreeError, LOWMEM_RESERVE_RATIO, Pcp, PcpLimits, PcpSizing, Watermarks, Zone,
-    ZoneLayout, default_min_free_kbytes, lowmem_reserve,
+    ZoneLayout, ZoneStorage, default_min_free_kbytes, lowmem_reserve,
 };
 
 /// All zones of one node: what a kernel allocates frames from.
@@ -22,6 +24,7 @@ pub struct Zones<L, C, P> {
     node: NodeId,
     layout: ZoneLayout,
     zones: [Zone<L>; ZoneType::COUNT],
+    lru: Mutex<L, LruLists>,
     map: MemMap,
     cpus: C,
     phys: P,
@@ -38,6 +41,8 @@ pub enum ZonesError {
     NoDescriptors,
     /// There are fewer pagesets than [`ZoneLayout::nr_pcps`] says.
     TooFewPcps,
+    /// There are fewer pageblocks than [`ZoneLayout::nr_pageblocks`] says.
+    TooFewPageblocks,
 }
 
 impl fmt::Display for ZonesError {
@@ -45,6 +50,7 @@ impl fmt::Display for ZonesError {
         f.write_str(match self {
             Self::NoDescriptors => "zone has frames without descriptors",
             Self::TooFewPcps => "fewer pagesets than zones and CPUs want",
+            Self::TooFewPageblocks => "fewer pageblocks than zones want",
         })
     }
 }
@@ -52,19 +58,20 @@ impl fmt::Display for ZonesError {
 impl core::error::Error for ZonesError {}
 
 impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
-    /// Zones that no frame was given to yet. `pcps`: fresh pagesets, as many as [`ZoneLayout::nr_pcps`] says.
+    /// Zones that no frame was given to yet. `storage` is fresh, for `layout` and all CPUs.
     ///
     /// Without [`Zones::with_bad_page_hook`], pages that are freed wrongly are dropped in silence.
     ///
     /// # Errors
-    /// A [`ZonesError`] if descriptors or pagesets are missing.
+    /// A [`ZonesError`] if descriptors, pagesets or pageblocks are missing.
     pub fn new(
         map: MemMap,
         cpus: C,
         phys: P,
         layout: ZoneLayout,
-        pcps: &'static [Pcp],
+        storage: ZoneStorage,
     ) -> Result<Self, ZonesError> {
+        let ZoneStorage { pcps, pageblocks } = storage;
         let nr_cpus = cpus.nr_cpus();
         if pcps.len() < layout.nr_pcps(nr_cpus) {
             return Err(ZonesError::TooFewPcps);
@@ -79,11 +86,26 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             };
             &pcps[nth * nr_cpus..][..nr_cpus]
         };
+        let mut left = pageblocks;
+        let mut are_enough = true;
+        let mut pageblocks_of = |range: PfnRange| {
+            let own = Pageblocks::new(range, left);
+            are_enough &= own.is_some();
+            left = left.get(Pageblocks::count_for(range)..).unwrap_or_default();
+            own.unwrap_or(Pageblocks::EMPTY)
+        };
+        let zones = ZoneType::ALL.map(|kind| {
+            let range = layout.range(kind);
+            Zone::new(kind, range, map, pcps_of(kind), pageblocks_of(range))
+        });
+        if !are_enough {
+            return Err(ZonesError::TooFewPageblocks);
+        }
         Ok(Self {
             node: NodeId::ZERO,
             layout,
-            zones: ZoneType::ALL
-                .map(|kind| Zone::new(kind, layout.range(kind), map, pcps_of(kind))),
+            zones,
+            lru: Mutex::new(LruLists::new(map)),
             map,
             cpus,
             phys,
@@ -123,7 +145,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             for pfn in part.iter() {
                 self.map.page(pfn).set_place(zone.kind(), self.node);
             }
-            zone.add_present(part.nr_pages());
+            zone.add_present(part);
         }
     }
 
@@ -239,6 +261,10 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     #[must_use]
     pub const fn phys(&self) -> &P {
         &self.phys
+    }
+
+    pub(crate) const fn lru_lists(&self) -> &Mutex<L, LruLists> {
+        &self.lru
     }
 
     pub(crate) fn report(&self, bad: BadPage) {

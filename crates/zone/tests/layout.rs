@@ -184,21 +184,22 @@ fn frames_are_given_to_the_allocator_once() {
 fn zones_want_descriptors_and_pagesets() {
     let pages: Vec<Page> = (0..600).map(|_| Page::new()).collect();
     let map = MemMap::new(frames(0, 600), pages.leak()).unwrap();
-    let make = |end, nr_pcps: usize| {
-        let pcps: Vec<kmm_zone::Pcp> = (0..nr_pcps).map(|_| kmm_zone::Pcp::new()).collect();
+    let make = |end, nr_pcps: usize, nr_pageblocks: usize| {
         let zones: common::TestZones = Zones::new(
             map,
             common::ThreadCpus(2),
             *small::<Lock>(0, PfnRange::EMPTY, 1).phys(),
             ZoneLayout::new::<Tiny>(frames(0, end)),
-            pcps.leak(),
+            common::storage(nr_pcps, nr_pageblocks),
         )?;
         Ok(zones.managed_pages())
     };
-    assert_eq!(make(600, 6), Ok(0));
-    assert_eq!(make(600, 5), Err(ZonesError::TooFewPcps));
-    assert_eq!(make(601, 6), Err(ZonesError::NoDescriptors));
-    assert_eq!(make(200, 4), Ok(0));
+    // The first pageblock is in three zones.
+    assert_eq!(make(600, 6, 4), Ok(0));
+    assert_eq!(make(600, 5, 4), Err(ZonesError::TooFewPcps));
+    assert_eq!(make(600, 6, 3), Err(ZonesError::TooFewPageblocks));
+    assert_eq!(make(601, 6, 4), Err(ZonesError::NoDescriptors));
+    assert_eq!(make(200, 4, 2), Ok(0));
 }
 
 #[test]

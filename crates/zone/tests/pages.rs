@@ -86,11 +86,11 @@ fn spoiled(n: u8, spoil: impl Fn(&kmm_frame::Page), tail: usize) -> Vec<BadPage>
     spoil(zones.map().page(block.pfn() + tail));
     let range = block.range();
     zones.free(block);
-    // `BUDDY` on a page that is not free would look like a free block to `validate`.
+    // `validate` would miss the page on the lists that these flags speak of.
     zones
         .map()
         .page(range.start() + tail)
-        .clear(PageFlags::BUDDY);
+        .clear(PageFlags::BUDDY | PageFlags::LRU);
     let mut free = Vec::new();
     zones.for_each_free(|pfn, order, _| free.push(PfnRange::with_len(pfn, order.nr_pages())));
     assert!(

@@ -8,7 +8,7 @@ use kmm_host::{
     CpuId, CpuPin, Cpus, DirectMap, MemPtes, PageReq, PageSource, PhysMap, TlbControl, TlbTarget,
 };
 use kmm_pagetable_walker::{Level, Levels, Mapper, PteFlags, Span, TableCounter};
-use kmm_zone::{Pcp, WATERMARK_SCALE_FACTOR, X86_64, ZoneLayout, Zones};
+use kmm_zone::{WATERMARK_SCALE_FACTOR, X86_64, ZoneLayout, ZoneStorage, Zones};
 use x86_64::instructions::tlb;
 use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::paging::PhysFrame;
@@ -17,8 +17,6 @@ use crate::println;
 
 /// The page allocator, for the rest of the kernel: `PAGES.get().unwrap().alloc(..)`.
 pub static PAGES: spin::Once<Zones<spin::Mutex<()>, OneCpu, DirectMap>> = spin::Once::new();
-/// A small stock of pages for each CPU and zone, taken from without a lock.
-static PCPS: [Pcp; 3] = [const { Pcp::new() }; 3];
 static TABLES: TableCounter = TableCounter::new();
 
 /// # Safety
@@ -37,15 +35,20 @@ where
     let phys = unsafe { DirectMap::new(hhdm, spanned.end()) };
     let layout = MemMap::layout(spanned).expect("a memory map of sound size");
     let everywhere = PhysAddr::ZERO..spanned.end().phys();
-    let storage = memblock.alloc(layout.size() as u64, PAGE_SIZE as u64, everywhere);
+    let storage = memblock.alloc(layout.size() as u64, PAGE_SIZE as u64, everywhere.clone());
     let storage = phys.direct(storage.expect("room for the descriptors").pfn());
     // SAFETY: memblock gave the memory away just now, and the direct map shows it.
     let map = unsafe { MemMap::new_in(spanned, storage.expect("below the end")) };
     println(format_args!("{}", memblock.accounting()));
 
     // kmm-zone: every frame that memblock never gave away changes hands, once.
-    let zones = Zones::new(map, OneCpu, phys, ZoneLayout::new::<X86_64>(spanned), &PCPS);
-    let zones = zones.expect("as many pagesets as zones");
+    let layout = ZoneLayout::new::<X86_64>(spanned);
+    let room = ZoneStorage::layout(&layout, 1).expect("a memory map of sound size");
+    let storage = memblock.alloc(room.size() as u64, PAGE_SIZE as u64, everywhere);
+    let storage = phys.direct(storage.expect("room for the zones").pfn());
+    // SAFETY: as above; a page is aligned enough.
+    let storage = unsafe { ZoneStorage::new_in(&layout, 1, storage.expect("below the end")) };
+    let zones = Zones::new(map, OneCpu, phys, layout, storage).expect("one storage, one layout");
     let zones = zones.with_bad_page_hook(|bad| println(format_args!("{bad}")));
     memblock
         .memory_frames()
