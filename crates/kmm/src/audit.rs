@@ -27,8 +27,10 @@ use kmm_zone::ZonesBroken;
 
 use crate::{AddressSpace, Manager};
 
-/// Frames that are looked at in one go: nine bytes for each.
-const WINDOW_PAGES: usize = 1 << 17;
+/// Frames that are looked at in one go, nine bytes for each: as many as kmalloc has room for in one piece.
+const WINDOW_PAGES: usize = 1 << 20;
+/// With less memory than for this many, there is no audit.
+const WINDOW_PAGES_MIN: usize = 1 << 10;
 
 /// Who has a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -182,6 +184,8 @@ impl fmt::Display for AuditReport {
 /// What the audit found out about one window of frames.
 struct Window {
     frames: PfnRange,
+    /// How many there is room for.
+    nr_pages: usize,
     owners: Vec<Owner>,
     /// Entries of programs.
     mapped: Vec<u32>,
@@ -191,21 +195,31 @@ struct Window {
 }
 
 impl Window {
+    /// A window as wide as memory for it can be had, for `nr_pages` frames in all.
     fn new(nr_pages: usize) -> Result<Self, AuditError> {
-        let mut window = Self {
+        let mut nr_pages = nr_pages.min(WINDOW_PAGES);
+        loop {
+            match Self::with_room(nr_pages) {
+                Some(window) => return Ok(window),
+                None if nr_pages <= WINDOW_PAGES_MIN => return Err(AuditError::OutOfMemory),
+                None => nr_pages /= 2,
+            }
+        }
+    }
+
+    fn with_room(nr_pages: usize) -> Option<Self> {
+        let (mut owners, mut mapped, mut held) = (Vec::new(), Vec::new(), Vec::new());
+        owners.try_reserve_exact(nr_pages).ok()?;
+        mapped.try_reserve_exact(nr_pages).ok()?;
+        held.try_reserve_exact(nr_pages).ok()?;
+        Some(Self {
             frames: PfnRange::EMPTY,
-            owners: Vec::new(),
-            mapped: Vec::new(),
-            held: Vec::new(),
+            nr_pages,
+            owners,
+            mapped,
+            held,
             error: None,
-        };
-        let enough = window
-            .owners
-            .try_reserve_exact(nr_pages)
-            .and(window.mapped.try_reserve_exact(nr_pages))
-            .and(window.held.try_reserve_exact(nr_pages));
-        enough.map_err(|_| AuditError::OutOfMemory)?;
-        Ok(window)
+        })
     }
 
     fn start(&mut self, frames: PfnRange) {
@@ -253,7 +267,7 @@ impl<H: Host> Manager<H> {
         held: impl Fn(&mut dyn FnMut(Pfn)),
     ) -> Result<AuditReport, AuditError> {
         let all = self.mem_map().range();
-        let mut window = Window::new(all.nr_pages().min(WINDOW_PAGES))?;
+        let mut window = Window::new(all.nr_pages())?;
         self.pages().validate().map_err(AuditError::Zones)?;
         self.slub().validate().map_err(AuditError::Slub)?;
         self.vmalloc().validate().map_err(AuditError::Vmalloc)?;
@@ -267,7 +281,7 @@ impl<H: Host> Manager<H> {
         let mut found_tables = 0;
         let mut start = all.start();
         while start < all.end() {
-            let end = all.end().min(start + WINDOW_PAGES);
+            let end = all.end().min(start + window.nr_pages);
             window.start(PfnRange::new(start, end));
             found_tables += self.claim_all(&mut window, spaces.clone(), &held);
             self.settle(&mut window, &mut report)?;

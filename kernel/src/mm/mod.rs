@@ -1,42 +1,102 @@
 //! Memory management: glue between the machine and the kmm crates.
-#![expect(unsafe_code, reason = "lends memory to the early heap")]
+//!
+//! [`init`] takes the firmware's map through every floor: memblock, descriptors, the final page tables, zones and buddy, slub as the
+//! global allocator, vmalloc. From then on [`manager`] is all of it.
+
+mod boot;
+mod commands;
+mod host;
+mod info;
+mod stack;
+mod tests;
 
 use core::ptr::NonNull;
 
+use kmm::frame::{MemMap, Pfn, PfnRange, PhysAddr, VirtAddr};
+use kmm::host::DirectMap;
+use kmm::vmalloc::CacheMode;
+use spin::Once;
 use x86_64::structures::idt::PageFaultErrorCode;
 
 use crate::arch::TrapFrame;
-use crate::arch::exceptions::signal;
-use crate::boot::{BootInfo, DIRECT_MAP};
-use crate::process::SignalInfo;
-use crate::selftest::Test;
-use crate::shell::Command;
+use crate::boot::BootInfo;
+use crate::process::{self, SignalInfo};
 
-/// Self-tests of memory management.
-pub const TESTS: &[Test] = &[];
+pub use boot::{fatal, init};
+pub use commands::COMMANDS;
+pub use host::{KernelHost, activate, active_root};
+pub use info::{
+    total_and_free_bytes, write_buddyinfo, write_meminfo, write_slabinfo, write_vmallocinfo,
+    write_vmstat, write_zoneinfo,
+};
+pub use stack::{KernelStack, alloc_kernel_stack};
+pub use tests::TESTS;
 
-/// Shell commands of memory management.
-pub const COMMANDS: &[Command] = &[];
+/// The manager of this kernel.
+pub type Manager = kmm::Manager<KernelHost>;
 
-const EARLY_HEAP_BYTES: usize = 256 << 10;
+/// What [`init`] made, and what it was made from.
+pub(crate) struct Machine {
+    manager: &'static Manager,
+    /// What the final tables were asked to map: kept for the proof.
+    space: kmm::KernelSpace,
+    memory: &'static [PfnRange],
+}
 
-#[repr(align(4096))]
-struct EarlyHeap(core::cell::UnsafeCell<[u8; EARLY_HEAP_BYTES]>);
+static MACHINE: Once<Machine> = Once::new();
 
-// SAFETY: given away once, to the heap.
-unsafe impl Sync for EarlyHeap {}
+fn machine() -> &'static Machine {
+    match MACHINE.get() {
+        Some(machine) => machine,
+        None => panic!("memory management is asked before it is up"),
+    }
+}
 
-static EARLY_HEAP: EarlyHeap = EarlyHeap(core::cell::UnsafeCell::new([0; EARLY_HEAP_BYTES]));
+/// The whole of memory management.
+///
+/// # Panics
+/// Before [`init`].
+pub fn manager() -> &'static Manager {
+    machine().manager
+}
 
-/// Takes the machine's memory over.
-pub fn init(_boot: &'static BootInfo) {
-    // SAFETY: the static is named here alone, and `init` is called once.
-    unsafe { crate::heap::init_early(EARLY_HEAP.0.get().cast(), EARLY_HEAP_BYTES) }
+/// Is it up? Code that may run early asks first.
+pub fn is_up() -> bool {
+    MACHINE.get().is_some()
+}
+
+/// The descriptors of all frames.
+pub fn mem_map() -> MemMap {
+    manager().mem_map()
+}
+
+/// The way to the bytes of frames.
+pub fn phys() -> &'static DirectMap {
+    kmm::host::Host::phys(manager().host())
+}
+
+/// The kernel's own top table.
+pub fn kernel_root() -> Pfn {
+    manager().kernel_half().pfn()
+}
+
+/// Gives one reference to a frame back; the last one frees it.
+///
+/// # Safety
+/// The caller holds that reference and does not use the frame any more.
+#[expect(unsafe_code, reason = "passes an obligation on")]
+pub unsafe fn put_page(pfn: Pfn) {
+    // SAFETY: the caller's obligation is the same.
+    unsafe { manager().pages().put_page(pfn) };
 }
 
 /// Maps device registers, uncached. Linux: `ioremap`.
-pub fn ioremap(phys: u64, _len_bytes: usize) -> Option<NonNull<u8>> {
-    NonNull::new((DIRECT_MAP + phys) as *mut u8)
+pub fn ioremap(phys: u64, len_bytes: usize) -> Option<NonNull<u8>> {
+    let mapped = manager()
+        .vmalloc()
+        .ioremap(PhysAddr::new(phys), len_bytes, CacheMode::Uncached);
+    let addr: VirtAddr = mapped.ok()?;
+    NonNull::new(core::ptr::with_exposed_provenance_mut(addr.as_usize()))
 }
 
 /// Resolves a page fault of user mode, or of a user copy: `cr2` is the address.
@@ -47,13 +107,9 @@ pub fn ioremap(phys: u64, _len_bytes: usize) -> Option<NonNull<u8>> {
 /// # Errors
 /// The signal that the program gets; a user copy fails instead.
 pub fn page_fault(
-    _frame: &mut TrapFrame,
+    frame: &mut TrapFrame,
     cr2: u64,
-    _error: PageFaultErrorCode,
+    error: PageFaultErrorCode,
 ) -> Result<(), SignalInfo> {
-    Err(SignalInfo {
-        signo: signal::SIGSEGV,
-        code: signal::SEGV_MAPERR,
-        addr: cr2,
-    })
+    process::page_fault(frame, cr2, error)
 }

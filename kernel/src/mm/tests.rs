@@ -1,0 +1,568 @@
+//! Self-tests of memory management.
+#![expect(unsafe_code, reason = "reads and writes what it allocated, loads CR3")]
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::ToString;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use kmm::fault::{FaultCause, NoFile};
+use kmm::frame::{Gfp, MAX_ORDER, Order, PAGE_SIZE, PageFlags, Pfn, VirtAddr};
+use kmm::host::{PageBlock, PageReq, PageSource as _, PhysMap as _};
+use kmm::pagetable_walker::Span;
+use kmm::vma::{MmapReq, Prot};
+use kmm::{AddressSpace, AuditReport, check};
+
+use super::host::KernelHost;
+use super::{boot, machine, manager, mem_map, phys};
+use crate::arch::usercopy::{self, probe};
+use crate::boot::{DIRECT_MAP, image};
+use crate::ensure;
+use crate::fs;
+use crate::process::{self, Mm};
+use crate::selftest::{Failure, Outcome, Test};
+
+/// Self-tests of memory management.
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "mm::final_tables_are_proven",
+        run: final_tables_are_proven,
+    },
+    Test {
+        name: "mm::guard_page_under_the_boot_stack_is_unmapped",
+        run: boot_stack_has_a_guard,
+    },
+    Test {
+        name: "mm::frames_add_up",
+        run: frames_add_up,
+    },
+    Test {
+        name: "mm::no_reserved_frame_is_handed_out",
+        run: no_reserved_frame_is_handed_out,
+    },
+    Test {
+        name: "mm::addresses_and_descriptors_convert_both_ways",
+        run: addresses_convert,
+    },
+    Test {
+        name: "mm::collections_live_on_slub",
+        run: collections_live_on_slub,
+    },
+    Test {
+        name: "mm::kmalloc_serves_every_size",
+        run: kmalloc_serves_every_size,
+    },
+    Test {
+        name: "mm::kmap_is_the_direct_map",
+        run: kmap_is_the_direct_map,
+    },
+    Test {
+        name: "mm::vmalloc_has_guard_pages",
+        run: vmalloc_has_guard_pages,
+    },
+    Test {
+        name: "mm::freed_vmalloc_memory_is_unmapped",
+        run: freed_vmalloc_memory_is_unmapped,
+    },
+    Test {
+        name: "mm::ioremap_refuses_ram",
+        run: ioremap_refuses_ram,
+    },
+    Test {
+        name: "mm::kernel_mappings_are_seen_by_every_process",
+        run: kernel_mappings_are_shared,
+    },
+    Test {
+        name: "mm::kernel_mappings_survive_their_first_process",
+        run: kernel_mappings_survive,
+    },
+    Test {
+        name: "mm::stale_translations_are_flushed",
+        run: stale_translations_are_flushed,
+    },
+    Test {
+        name: "mm::anonymous_memory_reads_zero_and_is_private_after_fork",
+        run: fork_copies_on_write,
+    },
+    Test {
+        name: "mm::exhausted_memory_is_an_error",
+        run: exhausted_memory_is_an_error,
+    },
+    Test {
+        name: "mm::stress_leaves_a_clean_audit",
+        run: || stress(20_000),
+    },
+];
+
+fn failure(error: impl ToString) -> Failure {
+    Failure::from(error.to_string())
+}
+
+/// Checks every frame, table and count of the machine.
+pub fn audit() -> Result<AuditReport, Failure> {
+    let mut mms: Vec<Arc<Mm>> = Vec::new();
+    process::for_each_task(|task| {
+        let new = task
+            .mm()
+            .filter(|mm| !mms.iter().any(|known| Arc::ptr_eq(known, mm)));
+        mms.extend(new);
+    });
+    let spaces: Vec<_> = mms.iter().map(|mm| mm.space()).collect();
+    let map = mem_map();
+    let file_frames = map
+        .range()
+        .iter()
+        .filter(|&pfn| map.page(pfn).test(PageFlags::FILE));
+    let nr_file_frames = file_frames.clone().count();
+    ensure!(
+        nr_file_frames == fs::nr_frames(),
+        "{nr_file_frames} frames of files, {} counted",
+        fs::nr_frames()
+    );
+    // Each file has one reference to each of its frames.
+    let held = |f: &mut dyn FnMut(Pfn)| file_frames.clone().for_each(f);
+    manager()
+        .audit(spaces.iter().map(|space| &**space), held)
+        .map_err(failure)
+}
+
+/// Walks the final tables and compares with what they were to map.
+pub fn prove_tables() -> Result<check::TableReport, check::TableFault> {
+    let machine = machine();
+    machine.manager.vmalloc().with_root(|root, mapper| {
+        check::kernel_tables(
+            &mapper,
+            root,
+            &machine.space,
+            machine.memory,
+            boot::image_parts(),
+        )
+    })
+}
+
+fn final_tables_are_proven() -> Outcome {
+    prove_tables().map(drop).map_err(failure)
+}
+
+fn boot_stack_has_a_guard() -> Outcome {
+    let guard = image::boot_stack_guard();
+    ensure!(
+        probe(guard.start).is_none() && probe(guard.end - 8).is_none(),
+        "the guard page is mapped"
+    );
+    ensure!(probe(guard.end).is_some(), "the stack above it is not");
+    Ok(())
+}
+
+fn frames_add_up() -> Outcome {
+    let sum = manager().pages().accounting();
+    ensure!(sum.adds_up(), "{sum:?}");
+    let ram: usize = machine().memory.iter().map(|range| range.nr_pages()).sum();
+    ensure!(
+        sum.present == ram,
+        "{ram} frames of RAM, {} present",
+        sum.present
+    );
+    audit().map(drop)
+}
+
+/// Takes everything that can be had.
+fn take_all() -> Vec<PageBlock> {
+    let mut blocks = Vec::with_capacity(4096);
+    for order in Order::all().rev() {
+        while blocks.len() < blocks.capacity() {
+            match manager().alloc_pages_nowait(Gfp::KERNEL | Gfp::MEMALLOC | Gfp::NOWARN, order) {
+                Ok(block) => blocks.push(block),
+                Err(_) => break,
+            }
+        }
+    }
+    blocks
+}
+
+fn no_reserved_frame_is_handed_out() -> Outcome {
+    let image: Vec<_> = boot::image_parts()
+        .map(|part| part.phys.as_u64()..part.phys.as_u64() + (part.range.end - part.range.start))
+        .collect();
+    // From here to the end of the blocks nothing can be allocated.
+    let blocks = take_all();
+    let reserved = |pfn: Pfn| {
+        let phys = pfn.phys().as_u64();
+        let in_ram = machine().memory.iter().any(|range| range.contains(pfn));
+        let in_image = image.iter().any(|part| part.contains(&phys));
+        phys < 1 << 20 || !in_ram || in_image || mem_map().page(pfn).test(PageFlags::RESERVED)
+    };
+    let bad = blocks
+        .iter()
+        .flat_map(|block| block.range().iter())
+        .find(|&pfn| reserved(pfn));
+    for block in blocks {
+        manager().free_pages(block);
+    }
+    ensure!(bad.is_none(), "frame {bad:?} was handed out");
+    Ok(())
+}
+
+fn addresses_convert() -> Outcome {
+    let map = mem_map();
+    for pfn in machine().memory.iter().flat_map(|range| range.iter()) {
+        ensure!(map.pfn(map.page(pfn)) == Some(pfn), "descriptor of {pfn}");
+        let Some(ptr) = phys().direct(pfn) else {
+            return Err(failure(format!("frame {pfn} lies outside the direct map")));
+        };
+        ensure!(
+            ptr.addr().get() as u64 == DIRECT_MAP + pfn.phys().as_u64(),
+            "address of {pfn}"
+        );
+        ensure!(phys().virt_to_pfn(ptr) == Some(pfn), "frame at {ptr:p}");
+    }
+    Ok(())
+}
+
+fn collections_live_on_slub() -> Outcome {
+    let before = manager().slub().nr_pages().total();
+    let mut tree = BTreeMap::new();
+    for key in 0..2000_u32 {
+        tree.insert(key.wrapping_mul(2_654_435_761), format!("value {key}"));
+    }
+    let grown = manager().slub().nr_pages().total();
+    ensure!(grown > before, "2000 strings took no page");
+    for key in 0..2000_u32 {
+        let value = tree.remove(&key.wrapping_mul(2_654_435_761));
+        ensure!(value == Some(format!("value {key}")), "{key}: {value:?}");
+    }
+    let large = vec![0x5a_u8; 3 << 20];
+    ensure!(large.iter().all(|&byte| byte == 0x5a));
+    drop((tree, large));
+    manager().slub().validate().map_err(failure)
+}
+
+fn kmalloc_serves_every_size() -> Outcome {
+    let slub = manager().slub();
+    let mut objects = Vec::new();
+    for size in (1..=9000)
+        .step_by(37)
+        .chain([16 << 10, 100_000, 1 << 20, 4 << 20])
+    {
+        let object = slub.kzalloc(size, Gfp::KERNEL).map_err(failure)?;
+        ensure!(
+            slub.ksize(object) >= size,
+            "{size} bytes got {}",
+            slub.ksize(object)
+        );
+        // SAFETY: the object is ours, and at least `size` bytes long.
+        let bytes = unsafe { core::slice::from_raw_parts_mut(object.as_ptr(), size) };
+        ensure!(
+            bytes.iter().all(|&byte| byte == 0),
+            "{size} bytes are not zero"
+        );
+        let mark = (objects.len() % 251) as u8;
+        bytes.fill(mark);
+        objects.push((object, size, mark));
+    }
+    for (object, size, mark) in objects {
+        // SAFETY: as above.
+        let bytes = unsafe { core::slice::from_raw_parts(object.as_ptr(), size) };
+        ensure!(
+            bytes.iter().all(|&byte| byte == mark),
+            "object of {size} bytes was overwritten"
+        );
+        // SAFETY: it came from `kzalloc`, and is not used again.
+        unsafe { slub.kfree(object) };
+    }
+    ensure!(
+        slub.kzalloc((4 << 20) + 1, Gfp::KERNEL).is_err(),
+        "more than 4 MiB from kmalloc"
+    );
+    slub.validate().map_err(failure)
+}
+
+fn kmap_is_the_direct_map() -> Outcome {
+    let mut block = manager()
+        .alloc_pages_nowait(Gfp::HIGHUSER, Order::ZERO)
+        .map_err(failure)?;
+    let direct = phys().direct(block.pfn());
+    let mapped = phys().with_page(&mut block, 0, |page| page.as_ptr());
+    manager().free_pages(block);
+    ensure!(direct == Some(mapped), "{direct:?} {mapped:?}");
+    Ok(())
+}
+
+fn vmalloc_has_guard_pages() -> Outcome {
+    let vmalloc = manager().vmalloc();
+    for size in [1, PAGE_SIZE, PAGE_SIZE + 1, 64 << 10] {
+        let addr = vmalloc
+            .vzalloc(size, Gfp::KERNEL)
+            .map_err(failure)?
+            .as_u64();
+        let end = addr + size.next_multiple_of(PAGE_SIZE) as u64;
+        let inside = (probe(addr), probe(end - 8));
+        let outside = (probe(end), probe(end + PAGE_SIZE as u64 - 8));
+        // SAFETY: nobody uses the area any more.
+        unsafe { vmalloc.vfree(VirtAddr::new(addr)) }.map_err(failure)?;
+        ensure!(inside == (Some(0), Some(0)), "{size}: {inside:?} inside");
+        ensure!(
+            outside == (None, None),
+            "{size}: {outside:?} in the guard page"
+        );
+    }
+    Ok(())
+}
+
+fn freed_vmalloc_memory_is_unmapped() -> Outcome {
+    let vmalloc = manager().vmalloc();
+    let free = manager().pages().accounting().free;
+    let addr = vmalloc
+        .vzalloc(8 * PAGE_SIZE, Gfp::KERNEL)
+        .map_err(failure)?;
+    ensure!(probe(addr.as_u64()) == Some(0));
+    // SAFETY: nobody uses the area any more.
+    unsafe { vmalloc.vfree(addr) }.map_err(failure)?;
+    ensure!(probe(addr.as_u64()).is_none(), "freed memory can be read");
+    // SAFETY: the address names no area, which is what is being tried.
+    ensure!(unsafe { vmalloc.vfree(addr) }.is_err(), "freed twice");
+    ensure!(
+        manager().pages().accounting().free == free,
+        "frames were lost"
+    );
+    vmalloc.validate().map_err(failure)
+}
+
+fn ioremap_refuses_ram() -> Outcome {
+    let ram = machine().memory.iter().find(|range| !range.is_empty());
+    let phys = ram.map_or(0, |range| range.start().phys().as_u64());
+    ensure!(
+        super::ioremap(phys, PAGE_SIZE).is_none(),
+        "RAM was remapped"
+    );
+    Ok(())
+}
+
+/// Runs `f` on the tables of `space`.
+fn on_tables_of<R>(space: &AddressSpace<KernelHost, NoFile>, f: impl FnOnce() -> R) -> R {
+    let before = super::active_root();
+    // SAFETY: the space lives through this call; nothing else but interrupts runs meanwhile, and they touch no user memory.
+    unsafe { super::activate(space.root()) };
+    let result = f();
+    // SAFETY: what was loaded before.
+    unsafe { super::activate(before) };
+    result
+}
+
+fn new_space() -> Result<AddressSpace<KernelHost, NoFile>, Failure> {
+    AddressSpace::new(manager()).map_err(failure)
+}
+
+/// F47: what is mapped below the shared entries of the kernel half later is seen through every root at once.
+fn kernel_mappings_are_shared() -> Outcome {
+    let (one, other) = (new_space()?, new_space()?);
+    let addr = manager()
+        .vmalloc()
+        .vzalloc(PAGE_SIZE, Gfp::KERNEL)
+        .map_err(failure)?;
+    // SAFETY: the page is ours.
+    unsafe { (addr.as_u64() as *mut u64).write_volatile(0x1122_3344_5566_7788) };
+    let seen = [&one, &other].map(|space| on_tables_of(space, || probe(addr.as_u64())));
+    // SAFETY: nobody uses the area any more.
+    unsafe { manager().vmalloc().vfree(addr) }.map_err(failure)?;
+    let gone = [&one, &other].map(|space| on_tables_of(space, || probe(addr.as_u64())));
+    ensure!(seen == [Some(0x1122_3344_5566_7788); 2], "{seen:x?}");
+    ensure!(gone == [None; 2], "{gone:x?} after vfree");
+    Ok(())
+}
+
+/// F47 d: the first process ends; what was mapped while it ran stays.
+fn kernel_mappings_survive() -> Outcome {
+    let mut first = new_space()?;
+    let addr = on_tables_of(&first, || {
+        manager().vmalloc().vzalloc(PAGE_SIZE, Gfp::ATOMIC)
+    })
+    .map_err(failure)?;
+    let child = first.fork().map_err(failure)?;
+    drop(first);
+    let seen = on_tables_of(&child, || probe(addr.as_u64()));
+    drop(child);
+    let still = probe(addr.as_u64());
+    // SAFETY: nobody uses the area any more.
+    unsafe { manager().vmalloc().vfree(addr) }.map_err(failure)?;
+    ensure!(seen == Some(0) && still == Some(0), "{seen:?}, {still:?}");
+    Ok(())
+}
+
+/// The CPU keeps a translation until it is flushed (this emulator does so too): an address that is given to another frame
+/// must not show the old one.
+fn stale_translations_are_flushed() -> Outcome {
+    let vmalloc = manager().vmalloc();
+    let frame_of = |addr| vmalloc.with_root(|root, mapper| mapper.translate(root, addr));
+    let mut kept = Vec::new();
+    let mut nr_moved = 0;
+    for _ in 0..32 {
+        let addr = vmalloc.vmalloc(PAGE_SIZE, Gfp::KERNEL).map_err(failure)?;
+        let before = frame_of(addr);
+        // SAFETY: the page is ours.
+        unsafe { (addr.as_u64() as *mut u64).write_volatile(0x0bad_0bad) };
+        // SAFETY: nobody uses the area any more.
+        unsafe { vmalloc.vfree(addr) }.map_err(failure)?;
+        // Whoever gets the frame keeps its contents.
+        kept.push(
+            manager()
+                .alloc_pages_nowait(Gfp::KERNEL, Order::ZERO)
+                .map_err(failure)?,
+        );
+        let again = vmalloc.vzalloc(PAGE_SIZE, Gfp::KERNEL).map_err(failure)?;
+        let (after, seen) = (frame_of(again), probe(again.as_u64()));
+        // SAFETY: nobody uses the area any more.
+        unsafe { vmalloc.vfree(again) }.map_err(failure)?;
+        nr_moved += usize::from(again == addr && before != after);
+        ensure!(seen == Some(0), "a fresh page shows {seen:x?}");
+    }
+    for block in kept {
+        manager().free_pages(block);
+    }
+    ensure!(
+        nr_moved > 0,
+        "no address ever got another frame, so nothing was tried"
+    );
+    Ok(())
+}
+
+/// Writes a number at `addr` of a space, through faults, as a program does.
+fn poke(space: &mut AddressSpace<KernelHost, NoFile>, addr: VirtAddr, value: u64) -> Outcome {
+    for _ in 0..3 {
+        if on_tables_of(space, || usercopy::put_user(addr.as_u64(), value)).is_ok() {
+            return Ok(());
+        }
+        space
+            .fault(addr, FaultCause::USER | FaultCause::WRITE)
+            .map_err(failure)?;
+    }
+    Err("the page faults for ever".into())
+}
+
+fn peek(space: &mut AddressSpace<KernelHost, NoFile>, addr: VirtAddr) -> Result<u64, Failure> {
+    for _ in 0..3 {
+        if let Ok(value) = on_tables_of(space, || usercopy::get_user(addr.as_u64())) {
+            return Ok(value);
+        }
+        space.fault(addr, FaultCause::USER).map_err(failure)?;
+    }
+    Err("the page faults for ever".into())
+}
+
+fn fork_copies_on_write() -> Outcome {
+    let free = manager().pages().accounting().free;
+    let mut parent = new_space()?;
+    let len = 8 * PAGE_SIZE as u64;
+    let at = parent
+        .mmap(MmapReq::anonymous(len, Prot::READ | Prot::WRITE))
+        .map_err(failure)?;
+    ensure!(peek(&mut parent, at)? == 0, "fresh memory is not zero");
+    let zero = parent.translate(at).map(|leaf| leaf.pfn());
+    ensure!(
+        zero == Some(manager().zero_page()),
+        "a read took a page of its own"
+    );
+    poke(&mut parent, at, 1)?;
+    let mut child = parent.fork().map_err(failure)?;
+    let mut grandchild = child.fork().map_err(failure)?;
+    poke(&mut child, at, 2)?;
+    poke(&mut grandchild, at, 3)?;
+    let values = [
+        peek(&mut parent, at)?,
+        peek(&mut child, at)?,
+        peek(&mut grandchild, at)?,
+    ];
+    ensure!(values == [1, 2, 3], "{values:?}");
+    let mut entries = 0;
+    child.for_each(at..at + len, |span| {
+        entries += usize::from(matches!(span, Span::Mapped(_)))
+    });
+    ensure!(entries == 1, "{entries} pages mapped, one touched");
+    drop((child, parent, grandchild));
+    ensure!(
+        manager().pages().accounting().free == free,
+        "frames were lost"
+    );
+    Ok(())
+}
+
+fn exhausted_memory_is_an_error() -> Outcome {
+    let before = manager().pages().accounting();
+    let blocks = take_all();
+    let slub = manager().slub();
+    let refused = slub.kmalloc(2 << 20, Gfp::KERNEL).is_err()
+        && manager().vmalloc().vmalloc(64 << 20, Gfp::KERNEL).is_err()
+        && Vec::<u8>::new().try_reserve_exact(4 << 20).is_err();
+    let full = blocks.len() == blocks.capacity();
+    for block in blocks {
+        manager().free_pages(block);
+    }
+    ensure!(refused || full, "memory was served that is not there");
+    let after = manager().pages().accounting();
+    ensure!(
+        before.free <= after.free + slub.nr_pages().total(),
+        "{before:?} {after:?}"
+    );
+    audit().map(drop)
+}
+
+/// Allocates and frees blocks and objects at random, each marked by its owner, then audits.
+pub fn stress(rounds: usize) -> Outcome {
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    let mut blocks: Vec<(PageBlock, u64)> = Vec::new();
+    let mut objects: Vec<(Vec<u64>, u64)> = Vec::new();
+    for round in 0..rounds as u64 {
+        match next() % 4 {
+            0 if blocks.len() < 256 => {
+                let order = Order::new((next() % 4) as u8)
+                    .unwrap_or(Order::ZERO)
+                    .min(MAX_ORDER);
+                let req = PageReq::new(order, Gfp::KERNEL);
+                if let Ok(mut block) = manager().pages().alloc(req) {
+                    for nr in 0..order.nr_pages() {
+                        phys().with_page(&mut block, nr, |mut page| {
+                            page.bytes_mut()[..8].copy_from_slice(&round.to_le_bytes())
+                        });
+                    }
+                    blocks.push((block, round));
+                }
+            }
+            1 if !blocks.is_empty() => {
+                let at = (next() % blocks.len() as u64) as usize;
+                let (mut block, mark) = blocks.swap_remove(at);
+                for nr in 0..block.order().nr_pages() {
+                    let found = phys().with_page(&mut block, nr, |page| {
+                        page.bytes()[..8] == mark.to_le_bytes()
+                    });
+                    ensure!(found, "page {nr} of {:?} was overwritten", block.range());
+                }
+                manager().free_pages(block);
+            }
+            2 if objects.len() < 512 => {
+                objects.push((vec![round; 1 + (next() % 700) as usize], round))
+            }
+            _ if !objects.is_empty() => {
+                let at = (next() % objects.len() as u64) as usize;
+                let (object, mark) = objects.swap_remove(at);
+                ensure!(
+                    object.iter().all(|&word| word == mark),
+                    "object {mark} was overwritten"
+                );
+            }
+            _ => {}
+        }
+    }
+    for (block, _) in blocks {
+        manager().free_pages(block);
+    }
+    drop(objects);
+    audit().map(drop)
+}
