@@ -1,7 +1,7 @@
 //! The actions: what [`decide`](crate::decide) says is done to tables and frames. Linux: mm/memory.c.
 //!
-//! An action first takes what it needs (the page, the page of the file, missing tables), then changes one entry. So it
-//! fails before it changed anything.
+//! An action first takes what it needs (the page, the page of the file, and last the missing tables), then changes one
+//! entry. So it fails before it changed anything.
 #![expect(
     unsafe_code,
     reason = "references that entries held are given back here"
@@ -22,6 +22,9 @@ use crate::{
 };
 
 /// What every fault of a machine needs.
+///
+/// Who makes one answers for it by the contract of [`Mapper::new`]: the handler enters pages of `pages`, of the address
+/// space's files, and `zero_page`, and reaches them through `phys`.
 pub struct FaultEnv<'a, S, A, P, T> {
     /// Changes the tables of the address space.
     pub mapper: Mapper<'a, S, A>,
@@ -60,7 +63,7 @@ pub struct Space<'a, F> {
 /// May sleep in the page source and the file, when these may. The address space is held exclusively.
 ///
 /// # Errors
-/// [`FaultError`]; the address space is as it was, apart from a stack that has grown and tables that are empty.
+/// [`FaultError`]; the address space is as it was, apart from a stack that has grown.
 pub fn handle<S, A, P, T, F>(
     env: &FaultEnv<'_, S, A, P, T>,
     space: &mut Space<'_, F>,
@@ -244,13 +247,13 @@ where
             return self.allow(flags, PteFlags::RW);
         }
         let mut block = self.alloc(Gfp::empty())?;
-        // SAFETY: the entry that is being replaced holds a reference.
+        // SAFETY: INV-1: the entry that is being replaced holds a reference.
         unsafe { copy_page(self.env.phys, old, &mut block) };
         let (env, map) = (self.env, self.map);
         self.replace(flags, block)?;
         *self.usage.of(page.flags()) -= 1;
         page.dec_map_count();
-        // SAFETY: the reference of the entry, which is replaced and flushed.
+        // SAFETY: INV-1: the reference of the entry, which was replaced and flushed (INV-5).
         unsafe { put_page(&map, env.pages, old) };
         Ok(FaultKind::Minor)
     }
