@@ -6,7 +6,7 @@ mod common;
 use common::{Tiny, bare, boot, frames, free_of, small};
 use kmm_frame::{Gfp, MemMap, Order, Page, PageFlags, Pfn, PfnRange, ZoneType};
 use kmm_host::{PageReq, PageSource};
-use kmm_zone::{FreeError, LayoutError, X86, X86_64, ZoneLayout, Zones, ZonesError};
+use kmm_zone::{FreeError, LayoutError, X86, X86_64, ZoneLayout, ZoneLimits, Zones, ZonesError};
 
 type Lock = spin::Mutex<()>;
 
@@ -39,6 +39,24 @@ fn zones_without_frames_are_legal() {
     let high = ZoneLayout::new::<X86_64>(frames(5000 * MIB, 6000 * MIB));
     assert_eq!(high.nr_pcps(1), 1);
     assert_eq!(ZoneLayout::new::<X86_64>(PfnRange::EMPTY).nr_pcps(1), 0);
+}
+
+#[test]
+fn without_limits_for_devices_there_is_no_dma_zone() {
+    struct FullDma;
+    impl ZoneLimits for FullDma {
+        const DMA_END: Option<Pfn> = None;
+        const DMA32_END: Option<Pfn> = None;
+        const LOWMEM_END: Option<Pfn> = None;
+    }
+    let ram = frames(0, 8192 * MIB);
+    let layout = ZoneLayout::new::<FullDma>(ram);
+    assert_eq!(layout.range(ZoneType::Normal), ram);
+    for none in [ZoneType::Dma, ZoneType::Dma32, ZoneType::HighMem] {
+        assert!(!layout.is_configured(none), "{none}");
+        assert!(layout.range(none).is_empty(), "{none}");
+    }
+    assert_eq!(layout.nr_pcps(1), 1);
 }
 
 #[test]
