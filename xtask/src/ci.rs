@@ -13,10 +13,12 @@ use serde_json::Value;
 use crate::flags::Flags;
 use crate::tally::Tally;
 use crate::toolchain::Toolchain;
-use crate::{apt, examples, probe, proc, test, tidy, toolchain};
+use crate::{apt, examples, loom, probe, proc, test, tidy, toolchain};
 
 /// For fetching a component; after this the step is skipped.
 const ATTEMPT: Duration = Duration::from_secs(60);
+/// The workspace's `rust-version`.
+const MSRV: &str = "1.85";
 /// The Rust whose cargo can package crates that depend on each other before any is published.
 const PACKAGES_TOGETHER: &str = "cargo package of several crates wants cargo 1.90";
 
@@ -55,7 +57,9 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
         tally.step("probe", probe::run);
     }
     packages(&mut tally, &crates);
+    msrv(&mut tally);
     if !quick {
+        loom::run(&mut tally);
         test::all(&mut tally);
     }
     Ok(tally.finish())
@@ -168,6 +172,31 @@ fn builds_alone(tools: &Toolchain, name: &str) -> Result<()> {
             .cargo("build")
             .args(["--quiet", "--release", "-p", name]),
     )
+}
+
+/// The oldest Rust that the workspace promises, where rustup has it.
+fn msrv(tally: &mut Tally) {
+    let installed =
+        proc::read(Command::new("rustup").args(["toolchain", "list"])).unwrap_or_default();
+    if !installed.lines().any(|line| line.starts_with(MSRV)) {
+        return tally.skip(
+            "msrv",
+            &format!("Rust {MSRV} is not installed; please type: rustup toolchain install {MSRV}"),
+        );
+    }
+    tally.step("msrv", || {
+        let mut cargo = Command::new("cargo");
+        proc::scrub(&mut cargo);
+        cargo
+            .arg(format!("+{MSRV}"))
+            .args(["check", "--quiet"])
+            .current_dir(proc::root());
+        proc::loud(
+            cargo
+                .env_remove("RUSTUP_TOOLCHAIN")
+                .env("CARGO_TARGET_DIR", proc::target_dir().join("msrv")),
+        )
+    });
 }
 
 fn packages(tally: &mut Tally, crates: &[String]) {

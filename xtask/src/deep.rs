@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::flags::Flags;
 use crate::tally::Tally;
-use crate::{proc, tidy};
+use crate::{loom, proc};
 
 /// How many cases each property test runs here; proptest reads the variable.
 const CASES: &str = "20000";
@@ -14,15 +14,16 @@ const CASES: &str = "20000";
 pub(crate) fn main(mut flags: Flags) -> Result<u8> {
     let run = flags.flag("--run");
     flags.finish()?;
-    let loom = loom_crates()?;
+    let models = loom::find()?;
+    let models: Vec<&str> = models.iter().map(|model| model.package.as_str()).collect();
     println!("deep runs:");
     println!("  1. every property test with {CASES} cases");
     println!(
         "  2. loom's models of: {}",
-        if loom.is_empty() {
-            "no crate (none has any)".to_owned()
+        if models.is_empty() {
+            "no crate".to_owned()
         } else {
-            loom.join(", ")
+            models.join(", ")
         }
     );
     println!(
@@ -40,15 +41,7 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
                 .env("PROPTEST_CASES", CASES),
         )
     });
-    for name in &loom {
-        tally.step(&format!("loom: {name}"), || {
-            let mut cargo = proc::host_cargo();
-            cargo
-                .args(["test", "--release", "-p", name])
-                .env("RUSTFLAGS", "--cfg loom");
-            proc::loud(cargo.env("CARGO_TARGET_DIR", proc::target_dir().join("loom")))
-        });
-    }
+    loom::run(&mut tally);
     match proc::which("cargo-mutants") {
         None => tally.skip("cargo mutants", "not installed"),
         Some(path) => tally.step("cargo mutants", || {
@@ -62,20 +55,4 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
         }),
     }
     Ok(tally.finish())
-}
-
-/// Crates whose tests have something under `cfg(loom)`.
-fn loom_crates() -> Result<Vec<String>> {
-    let metadata = tidy::metadata()?;
-    let packages = metadata["packages"].as_array().into_iter().flatten();
-    let uses_loom = |package: &&serde_json::Value| {
-        let dependencies = package["dependencies"].as_array().into_iter().flatten();
-        dependencies
-            .into_iter()
-            .any(|dependency| dependency["name"].as_str() == Some("loom"))
-    };
-    Ok(packages
-        .filter(uses_loom)
-        .filter_map(|package| package["name"].as_str().map(str::to_owned))
-        .collect())
 }

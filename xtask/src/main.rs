@@ -1,6 +1,6 @@
 //! All automation of the workspace: `cargo xtask help` lists the commands.
 //!
-//! One file per command (`run`, `test`, `ci`, …), and below them the parts that they share: `toolchain` finds a way to build
+//! One file per command (`run`, `test`, `ci`, ...), and below them the parts that they share: `toolchain` finds a way to build
 //! for the kernel's target, `apt` installs what is missing, `qemu` writes QEMU's command line, `guest` talks to the serial line.
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,7 @@ mod guest;
 mod image;
 mod initramfs;
 mod kernel;
+mod loom;
 mod probe;
 mod proc;
 mod qemu;
@@ -60,6 +61,10 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let command = args.next().unwrap_or_else(|| "help".to_owned());
     let flags = Flags::new(args);
+    if cfg!(windows) {
+        eprintln!("xtask: Windows is not supported; inside WSL it works as on Linux");
+        return ExitCode::from(2);
+    }
     let result = match command.as_str() {
         "run" => run::main(flags),
         "image" => image::main(flags),

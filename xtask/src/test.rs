@@ -40,10 +40,7 @@ fn host_tests(tally: &mut Tally) {
     println!("== host tests: cargo test");
     let mut cargo = proc::host_cargo();
     cargo.args(["test", "--no-fail-fast"]);
-    if let Err(error) = count_tests(cargo, tally) {
-        println!("FAILED: {error:#}");
-        tally.fail("cargo test");
-    }
+    count("cargo test", cargo, tally);
 }
 
 /// The programs of `user/` check themselves; what they check has to hold on Linux too, or it is not what Linux does.
@@ -73,8 +70,16 @@ fn programs_on_linux(tally: &mut Tally) {
     }
 }
 
+/// Runs a test command and counts its tests.
+pub(crate) fn count(name: &str, cargo: Command, tally: &mut Tally) {
+    if let Err(error) = count_tests(name, cargo, tally) {
+        println!("FAILED: {error:#}");
+        tally.fail(name);
+    }
+}
+
 /// Runs a test command, shows its output without the lines of tests that passed, and counts them.
-fn count_tests(mut command: Command, tally: &mut Tally) -> Result<()> {
+fn count_tests(name: &str, mut command: Command, tally: &mut Tally) -> Result<()> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -88,7 +93,7 @@ fn count_tests(mut command: Command, tally: &mut Tally) -> Result<()> {
         }
     }
     let status = child.wait()?;
-    counts.give_to(status.success(), tally);
+    counts.give_to(name, status.success(), tally);
     Ok(())
 }
 
@@ -122,20 +127,20 @@ impl Counts {
         !dull
     }
 
-    fn give_to(self, success: bool, tally: &mut Tally) {
+    fn give_to(self, name: &str, success: bool, tally: &mut Tally) {
         tally.pass(self.passed);
         let nameless = self.nr_failed.saturating_sub(self.failed.len());
-        for name in self
+        for failed in self
             .failed
             .iter()
             .cloned()
             .chain((0..nameless).map(|_| "a test".to_owned()))
         {
-            tally.fail(name);
+            tally.fail(failed);
         }
         if !success && self.nr_failed == 0 {
             // It did not compile, or a test process died without a summary.
-            tally.fail("cargo test");
+            tally.fail(name);
         }
     }
 }
@@ -159,7 +164,7 @@ mod tests {
             counts.take(line);
         }
         let mut tally = Tally::default();
-        counts.give_to(success, &mut tally);
+        counts.give_to("cargo test", success, &mut tally);
         format!("{tally:?}")
     }
 
