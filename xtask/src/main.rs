@@ -52,7 +52,7 @@ cargo xtask COMMAND
              --quick          without `test`
   bench    measurements against peers
   probe    highmem is nothing on 64 bits, shown in machine code
-  deep     what takes hours: says what it would do; --run does it
+  deep     what takes hours: says what it would do; --run does it, with --seeds N
   tidy     check floors, the feature table, unsafe without proof, file sizes, links
   setup    install what is missing, and nothing else
 ";
