@@ -5,17 +5,19 @@
 mod host;
 
 use core::hint::black_box;
+use core::ptr::NonNull;
 
 use host::*;
 use kmm_frame::Gfp;
 use kmm_host::{PageReq, PageSource};
-use kmm_zone::{Pcp, WATERMARK_SCALE_FACTOR, X86_64, ZoneLayout, Zones};
-
-static PCPS: [Pcp; 3] = [const { Pcp::new() }; 3];
+use kmm_zone::{WATERMARK_SCALE_FACTOR, X86_64, ZoneLayout, ZoneStorage, Zones};
 
 fn run() {
     let layout = ZoneLayout::new::<X86_64>(frames());
-    let zones = Zones::<Lock, _, _>::new(map(), OneCpu, phys(), layout, &PCPS).unwrap();
+    let room = NonNull::new(any() as *mut u8).unwrap();
+    // SAFETY: never run.
+    let storage = unsafe { ZoneStorage::new_in(&layout, 1, room) };
+    let zones = Zones::<Lock, _, _>::new(map(), OneCpu, phys(), layout, storage).unwrap();
     zones.add_present(frames());
     zones.free_at_boot(frames()).unwrap();
     zones.init_watermarks(zones.default_min_free_kbytes(), WATERMARK_SCALE_FACTOR);
