@@ -18,7 +18,7 @@ const IGNORE: usize = 1;
 const ELF_HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
 const SEED: u64 = 0x0dd_ba11;
-const ROUNDS: u32 = 200;
+const ROUNDS: u32 = 100;
 /// Most programs end at once: the parent lets them run before it sleeps.
 const YIELDS: u32 = 100;
 const PATIENCE_MS: u32 = 30;

@@ -16,6 +16,8 @@ const MIB: usize = 1 << 20;
 const ALL: usize = 1 << 44;
 /// Where the kernel is not ours, and would take its time.
 const MODEST: usize = 64;
+/// A machine with no more than this is filled several times.
+const SMALL_BYTES: u64 = 128 << 20;
 /// An emulated CPU takes some seconds for this much.
 const PATIENCE_BYTES: u64 = 1 << 30;
 
@@ -71,7 +73,8 @@ fn parent() -> i32 {
         say!("hog: too much memory to take it all; a part must do");
         return take(MODEST * MIB);
     }
-    for round in 1..=2 {
+    let rounds = if before > SMALL_BYTES { 1 } else { 3 };
+    for round in 1..=rounds {
         say!("round {round}");
         check_end(
             in_child(|| take(ALL)),
