@@ -28,7 +28,7 @@ use crate::sync::RawIrqSpinLock;
 /// The register of the page attribute table.
 const IA32_PAT: u32 = 0x277;
 /// The heap before slub: a few small things at boot.
-const EARLY_HEAP_BYTES: u64 = 256 << 10;
+const EARLY_HEAP_BYTES: usize = 256 << 10;
 /// Descriptors may take at most one part in this many of all memory; memory so far away that they would is given up.
 const MAX_MAP_SHARE: usize = 16;
 
@@ -45,7 +45,7 @@ static HEAP: SlubAlloc<
 > = SlubAlloc::new(kmm::slub::NoEarlyHeap);
 
 /// Ends a boot that cannot go on.
-pub fn fatal(what: impl fmt::Display) -> ! {
+fn fatal(what: impl fmt::Display) -> ! {
     println!("kmm: cannot boot: {what}");
     exit::exit(exit::CANNOT_BOOT)
 }
@@ -156,12 +156,12 @@ fn feed(memblock: &mut Memblock, boot: &BootInfo) -> Result<(), MemblockError> {
 
 fn lend_early_heap(memblock: &mut Memblock, boot: &BootInfo) -> Result<(), MemblockError> {
     let within = PhysAddr::ZERO..PhysAddr::new(boot.mapped_end);
-    let phys = memblock.alloc(EARLY_HEAP_BYTES, PAGE_SIZE as u64, within)?;
+    let phys = memblock.alloc(EARLY_HEAP_BYTES as u64, PAGE_SIZE as u64, within)?;
     let start = core::ptr::with_exposed_provenance_mut(
         (VirtAddr::new(DIRECT_MAP) + phys.as_u64()).as_usize(),
     );
     // SAFETY: memblock gave these bytes away for ever, and provisional and final tables map them at the direct map.
-    unsafe { crate::heap::init_early(start, EARLY_HEAP_BYTES as usize) };
+    unsafe { crate::heap::init_early(start, EARLY_HEAP_BYTES) };
     Ok(())
 }
 

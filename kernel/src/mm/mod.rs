@@ -19,10 +19,9 @@ use spin::Once;
 use x86_64::structures::idt::PageFaultErrorCode;
 
 use crate::arch::TrapFrame;
-use crate::boot::BootInfo;
 use crate::process::{self, SignalInfo};
 
-pub use boot::{fatal, init};
+pub use boot::init;
 pub use commands::COMMANDS;
 pub use host::{KernelHost, activate, active_root};
 pub use info::{
@@ -58,11 +57,6 @@ fn machine() -> &'static Machine {
 /// Before [`init`].
 pub fn manager() -> &'static Manager {
     machine().manager
-}
-
-/// Is it up? Code that may run early asks first.
-pub fn is_up() -> bool {
-    MACHINE.get().is_some()
 }
 
 /// The descriptors of all frames.

@@ -258,7 +258,7 @@ fn kmalloc_serves_every_size() -> Outcome {
             bytes.iter().all(|&byte| byte == 0),
             "{size} bytes are not zero"
         );
-        let mark = (objects.len() % 251) as u8;
+        let mark = (0..251).cycle().nth(objects.len()).unwrap_or(0);
         bytes.fill(mark);
         objects.push((object, size, mark));
     }
@@ -511,20 +511,18 @@ fn exhausted_memory_is_an_error() -> Outcome {
 /// Allocates and frees blocks and objects at random, each marked by its owner, then audits.
 pub fn stress(rounds: usize) -> Outcome {
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut next = move || {
+    let mut below = move |end: usize| {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
-        random
+        usize::from_ne_bytes(random.to_ne_bytes()) % end
     };
     let mut blocks: Vec<(PageBlock, u64)> = Vec::new();
     let mut objects: Vec<(Vec<u64>, u64)> = Vec::new();
     for round in 0..rounds as u64 {
-        match next() % 4 {
+        match below(4) {
             0 if blocks.len() < 256 => {
-                let order = Order::new((next() % 4) as u8)
-                    .unwrap_or(Order::ZERO)
-                    .min(MAX_ORDER);
+                let order = Order::for_pages(1 << below(4)).unwrap_or(MAX_ORDER);
                 let req = PageReq::new(order, Gfp::KERNEL);
                 if let Ok(mut block) = manager().pages().alloc(req) {
                     for nr in 0..order.nr_pages() {
@@ -536,7 +534,7 @@ pub fn stress(rounds: usize) -> Outcome {
                 }
             }
             1 if !blocks.is_empty() => {
-                let at = (next() % blocks.len() as u64) as usize;
+                let at = below(blocks.len());
                 let (mut block, mark) = blocks.swap_remove(at);
                 for nr in 0..block.order().nr_pages() {
                     let found = phys().with_page(&mut block, nr, |page| {
@@ -546,11 +544,9 @@ pub fn stress(rounds: usize) -> Outcome {
                 }
                 manager().free_pages(block);
             }
-            2 if objects.len() < 512 => {
-                objects.push((vec![round; 1 + (next() % 700) as usize], round))
-            }
+            2 if objects.len() < 512 => objects.push((vec![round; 1 + below(700)], round)),
             _ if !objects.is_empty() => {
-                let at = (next() % objects.len() as u64) as usize;
+                let at = below(objects.len());
                 let (object, mark) = objects.swap_remove(at);
                 ensure!(
                     object.iter().all(|&word| word == mark),
