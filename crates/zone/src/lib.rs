@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 
 mod bad;
+mod bulk;
 mod check;
 mod limits;
 mod lru;

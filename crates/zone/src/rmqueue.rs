@@ -19,6 +19,17 @@ pub enum Pressure {
     WakeKswapd,
 }
 
+impl Pressure {
+    /// What a request means that the low marks have refused.
+    pub(crate) const fn below_low(gfp: Gfp) -> Self {
+        if gfp.contains(Gfp::KSWAPD_RECLAIM) {
+            Self::WakeKswapd
+        } else {
+            Self::None
+        }
+    }
+}
+
 impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// Takes a block for a request from the highest zone that may serve it and has enough, else from lower ones.
     ///
@@ -74,13 +85,8 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         if found.is_none() && gfp.contains(Gfp::MEMALLOC) && !gfp.contains(Gfp::NOMEMALLOC) {
             found = self.take_from_zonelist(pin, order, highest, Effort::ALL);
         }
-        let pressure = if gfp.contains(Gfp::KSWAPD_RECLAIM) {
-            Pressure::WakeKswapd
-        } else {
-            Pressure::None
-        };
         found
-            .map(|pfn| (pfn, pressure))
+            .map(|pfn| (pfn, Pressure::below_low(gfp)))
             .ok_or(AllocError::OutOfMemory)
     }
 
@@ -111,9 +117,14 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     }
 
     /// Whether the block may be put back. Linux: `free_pages_prepare`, `free_page_is_bad`.
-    ///
-    /// Debug builds look at every frame of the block and at the free lists; others at the first frame.
     fn check_free(&self, pfn: Pfn, order: Order) -> Result<&Zone<L>, BadPage> {
+        let zone = self.check_block(pfn, order)?;
+        self.check_lists(zone, pfn, order)?;
+        Ok(zone)
+    }
+
+    /// Looks at the descriptor of the first frame; in debug builds, of every frame.
+    pub(crate) fn check_block(&self, pfn: Pfn, order: Order) -> Result<&Zone<L>, BadPage> {
         let bad = |pfn, reason| BadPage { pfn, order, reason };
         let foreign = bad(pfn, BadReason::Foreign);
         let page = self.map().get(pfn).ok_or(foreign)?;
@@ -130,11 +141,22 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             for tail in block.iter().skip(1) {
                 check_tail(self.map().page(tail)).map_err(|reason| bad(tail, reason))?;
             }
-            if zone.with_buddy(|buddy| buddy.free_block_of(pfn)).is_some() {
-                return Err(bad(pfn, BadReason::DoubleFree));
-            }
         }
         Ok(zone)
+    }
+
+    /// In debug builds, looks for the block on the free lists, under the zone lock.
+    pub(crate) fn check_lists(
+        &self,
+        zone: &Zone<L>,
+        pfn: Pfn,
+        order: Order,
+    ) -> Result<(), BadPage> {
+        if cfg!(debug_assertions) && zone.with_buddy(|buddy| buddy.free_block_of(pfn)).is_some() {
+            let reason = BadReason::DoubleFree;
+            return Err(BadPage { pfn, order, reason });
+        }
+        Ok(())
     }
 
     pub(crate) fn report_refused(&self, (pfn, why): (Pfn, FreeError), order: Order) {

@@ -4,16 +4,17 @@
     reason = "an unsafe trait: handing out a frame twice breaks memory safety"
 )]
 
-use kmm_frame::{Gfp, Order, PageFlags, Pfn};
+use kmm_frame::{Gfp, NodeId, Order, PageFlags, Pfn};
 use kmm_host::{AllocError, Cpus, PageBlock, PageReq, PageSource, PhysMap};
 use lock_api::RawMutex;
 
+use crate::bulk::CHUNK;
 use crate::{Pressure, Zones};
 
 impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// Takes a block out, its first page held once and without flags; and says what that means for the rest.
     ///
-    /// Linux: `__alloc_pages` without reclaim, and `prep_new_page`, mm/page_alloc.c.
+    /// Linux: `__alloc_pages` without reclaim, mm/page_alloc.c.
     ///
     /// # Context
     /// Does not sleep, whatever `gfp` allows.
@@ -27,17 +28,65 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         let (pfn, pressure) = self
             .cpus()
             .with_pin(|pin| self.rmqueue(pin, req.order, req.gfp))?;
-        let page = self.map().page(pfn);
+        // SAFETY: INV-1: frames that leave a zone are RAM, aligned, and nobody else's until they are put back.
+        let mut block = unsafe { PageBlock::from_raw(pfn, req.order) };
+        self.prepare(&mut block, req.gfp);
+        Ok((block, pressure))
+    }
+
+    /// Fills `out` from the front with single pages as far as they reach; how many, and what that means for the rest. Each
+    /// page is as if by [`Zones::alloc_pages`], but many share a lock.
+    ///
+    /// Linux: `alloc_pages_bulk`.
+    ///
+    /// # Context
+    /// Does not sleep, whatever `gfp` allows.
+    pub fn alloc_pages_bulk(
+        &self,
+        gfp: Gfp,
+        node: Option<NodeId>,
+        out: &mut [Option<PageBlock>],
+    ) -> (usize, Pressure) {
+        let mut sum = (0, Pressure::None);
+        if node.is_some_and(|node| node != self.node()) {
+            return sum;
+        }
+        for chunk in out.chunks_mut(CHUNK) {
+            let most = chunk.len();
+            let mut slots = chunk.iter_mut();
+            let sink = |pfn| {
+                if let Some(slot) = slots.next() {
+                    // SAFETY: as in `alloc_pages`.
+                    *slot = Some(unsafe { PageBlock::from_raw(pfn, Order::ZERO) });
+                }
+            };
+            let (count, pressure) = self
+                .cpus()
+                .with_pin(|pin| self.rmqueue_bulk(pin, most, gfp, sink));
+            for block in chunk[..count].iter_mut().flatten() {
+                self.prepare(block, gfp);
+            }
+            sum.0 += count;
+            if pressure == Pressure::WakeKswapd {
+                sum.1 = pressure;
+            }
+            if count < most {
+                break;
+            }
+        }
+        sum
+    }
+
+    /// Makes a page of a block that has left its zone. Linux: `prep_new_page`.
+    fn prepare(&self, block: &mut PageBlock, gfp: Gfp) {
+        let page = self.map().page(block.pfn());
         page.reset_flags(PageFlags::empty());
         page.set_private(0);
         page.set_mapping(0);
         page.set_ref_count(1);
-        // SAFETY: INV-1: frames that leave a zone are RAM, aligned, and nobody else's until they are put back.
-        let mut block = unsafe { PageBlock::from_raw(pfn, req.order) };
-        if req.gfp.contains(Gfp::ZERO) {
-            self.phys().clear(&mut block);
+        if gfp.contains(Gfp::ZERO) {
+            self.phys().clear(block);
         }
-        Ok((block, pressure))
     }
 
     /// Gives up a reference to a page; the last one frees it. Linux: `put_page`.
@@ -83,5 +132,16 @@ unsafe impl<L: RawMutex, C: Cpus, P: PhysMap> PageSource for Zones<L, C, P> {
     fn free(&self, block: PageBlock) {
         let (pfn, order) = block.into_raw();
         self.put_back(pfn, order);
+    }
+
+    fn alloc_bulk(&self, gfp: Gfp, node: Option<NodeId>, out: &mut [Option<PageBlock>]) -> usize {
+        self.alloc_pages_bulk(gfp, node, out).0
+    }
+
+    /// Blocks that are not free to go are reported and dropped.
+    fn free_bulk(&self, blocks: &mut [Option<PageBlock>]) {
+        for chunk in blocks.chunks_mut(CHUNK) {
+            self.put_back_chunk(chunk);
+        }
     }
 }

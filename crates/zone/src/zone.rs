@@ -3,15 +3,15 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use kmm_buddy::{Buddy, FreeError, Pageblocks};
+use kmm_buddy::{Buddy, Pageblocks};
 use kmm_frame::{MemMap, Order, Page, Pfn, PfnRange, ZoneType};
-use kmm_host::CpuPin;
 use lock_api::{Mutex, RawMutex};
 
-use crate::pcp::PcpUse;
 use crate::vmstat::ZoneCounters;
 use crate::watermark::Effort;
 use crate::{Mark, Pcp, PcpLimits, Watermarks};
+
+mod moves;
 
 /// What `private` of a page says while the page is in a pageset: finds double frees, and audits check it.
 pub(crate) const IN_PCP: u64 = u64::MAX - 1;
@@ -150,65 +150,20 @@ impl<L: RawMutex> Zone<L> {
 
     /// Linux: `__zone_watermark_ok`: `free - (2^order - 1) <= min + reserve` refuses.
     pub(crate) fn may_take(&self, order: Order, effort: Effort, highest: ZoneType) -> bool {
-        let floor = effort.floor(|mark| match mark {
+        let Some(floor) = self.floor(effort, highest) else {
+            return true;
+        };
+        self.nr_free_pages() > floor + (order.nr_pages() - 1)
+    }
+
+    /// How many pages the request must leave.
+    fn floor(&self, effort: Effort, highest: ZoneType) -> Option<usize> {
+        let mark = effort.floor(|mark| match mark {
             Mark::Min => self.min.load(Relaxed),
             Mark::Low => self.low.load(Relaxed),
             Mark::High => self.high.load(Relaxed),
-        });
-        let Some(floor) = floor else { return true };
-        let reserve = self.reserve[highest.index()].load(Relaxed);
-        self.nr_free_pages() > floor + reserve + (order.nr_pages() - 1)
-    }
-
-    /// Takes a block, a single page from this CPU's stock if there is one. Linux: `rmqueue`.
-    pub(crate) fn take(&self, pin: CpuPin<'_>, order: Order) -> Option<Pfn> {
-        if order == Order::ZERO {
-            if let Some(pcp) = self.pcp(pin) {
-                if let Ok(page) = pcp.with(|pcp| self.take_from_pcp(&pcp)) {
-                    return page;
-                }
-            }
-        }
-        self.take_locked(order)
-    }
-
-    /// Puts back a block whose owner gave it up, a single page into this CPU's stock. Linux: `free_unref_page`.
-    ///
-    /// # Errors
-    /// A frame that the buddy allocator refused, and why: its books were spoiled before. It may be another frame than
-    /// `pfn`, and is dropped.
-    pub(crate) fn put(
-        &self,
-        pin: CpuPin<'_>,
-        pfn: Pfn,
-        order: Order,
-    ) -> Result<(), (Pfn, FreeError)> {
-        if order == Order::ZERO {
-            if let Some(pcp) = self.pcp(pin) {
-                if let Ok(result) = pcp.with(|pcp| self.put_to_pcp(&pcp, pfn)) {
-                    return result;
-                }
-            }
-        }
-        self.put_locked(pfn, order)
-    }
-
-    /// Gives all of this CPU's stock back; how many pages. Linux: `drain_pages_zone`.
-    ///
-    /// # Errors
-    /// As for [`Zone::put`]; every page left the stock all the same.
-    pub(crate) fn drain(&self, pin: CpuPin<'_>) -> Result<usize, (Pfn, FreeError)> {
-        match self.pcp(pin) {
-            Some(pcp) => self.drain_one(pcp),
-            None => Ok(0),
-        }
-    }
-
-    /// As [`Zone::drain`], of any CPU, which must stand still (INV-3).
-    pub(crate) fn drain_one(&self, pcp: &Pcp) -> Result<usize, (Pfn, FreeError)> {
-        // A stock that is in use further out stays: its user goes on with it.
-        pcp.with(|pcp| self.drain_from(&pcp, usize::MAX))
-            .unwrap_or(Ok(0))
+        })?;
+        Some(mark + self.reserve[highest.index()].load(Relaxed))
     }
 
     /// Calls `f` with the buddy allocator under the lock, and keeps the mirror of its count true (INV-4).
@@ -272,80 +227,6 @@ impl<L: RawMutex> Zone<L> {
         }
         sum
     }
-
-    fn pcp(&self, pin: CpuPin<'_>) -> Option<&'static Pcp> {
-        self.pcps.get(pin.cpu().index())
-    }
-
-    fn take_from_pcp(&self, pcp: &PcpUse<'_>) -> Option<Pfn> {
-        let page = match pcp.pop() {
-            Some(page) => page,
-            None => self.refill(pcp)?,
-        };
-        pcp.note_alloc();
-        Some(page)
-    }
-
-    fn put_to_pcp(&self, pcp: &PcpUse<'_>, pfn: Pfn) -> Result<(), (Pfn, FreeError)> {
-        self.map.page(pfn).set_private(IN_PCP);
-        pcp.note_free();
-        let count = pcp.push(pfn);
-        if count < self.pcp_high.load(Relaxed) {
-            return Ok(());
-        }
-        self.drain_from(pcp, self.pcp_batch.load(Relaxed))
-            .map(|_| ())
-    }
-
-    /// Stocks up by a batch and takes one of it. Pages come out in the order of the free lists. Linux: `rmqueue_bulk`.
-    #[cold]
-    fn refill(&self, pcp: &PcpUse<'_>) -> Option<Pfn> {
-        let batch = self.pcp_batch.load(Relaxed).min(Pcp::CAPACITY);
-        self.with_buddy(|buddy| {
-            for _ in 0..batch {
-                let Ok(pfn) = buddy.take(Order::ZERO) else {
-                    break;
-                };
-                self.map.page(pfn).set_private(IN_PCP);
-                pcp.push_bottom(pfn);
-            }
-        });
-        pcp.pop()
-    }
-
-    /// Linux: `free_pcppages_bulk`.
-    fn drain_from(&self, pcp: &PcpUse<'_>, most: usize) -> Result<usize, (Pfn, FreeError)> {
-        let mut count = 0;
-        let mut refused = None;
-        self.with_buddy(|buddy| {
-            while count < most {
-                let Some(pfn) = pcp.pop_bottom() else { break };
-                self.map.page(pfn).set_private(0);
-                if let Err(why) = buddy.put(pfn, Order::ZERO) {
-                    refused = refused.or(Some((pfn, why)));
-                }
-                count += 1;
-            }
-        });
-        refused.map_or(Ok(count), Err)
-    }
-
-    fn take_locked(&self, order: Order) -> Option<Pfn> {
-        self.with_buddy(|buddy| {
-            let pfn = buddy.take(order).ok()?;
-            bump(&self.nr_allocs, 1);
-            bump(&self.nr_pages_alloced, order.nr_pages());
-            Some(pfn)
-        })
-    }
-
-    fn put_locked(&self, pfn: Pfn, order: Order) -> Result<(), (Pfn, FreeError)> {
-        self.with_buddy(|buddy| {
-            buddy.put(pfn, order).map_err(|why| (pfn, why))?;
-            bump(&self.nr_pages_freed, order.nr_pages());
-            Ok(())
-        })
-    }
 }
 
 impl<L> Zone<L> {
@@ -363,9 +244,4 @@ impl<L> fmt::Debug for Zone<L> {
             .field("managed", &self.managed)
             .finish_non_exhaustive()
     }
-}
-
-/// Adds to a counter that is written under the zone lock only, so without a locked instruction.
-fn bump(counter: &AtomicU64, by: usize) {
-    counter.store(counter.load(Relaxed) + by as u64, Relaxed);
 }

@@ -1,0 +1,87 @@
+//! Many blocks at once: one pin, and one lock of each zone for up to [`CHUNK`] of them. Linux: `__alloc_pages_bulk`,
+//! `free_unref_page_list`.
+
+use kmm_frame::{Gfp, Order, Pfn, ZoneType};
+use kmm_host::{CpuPin, Cpus, PageBlock, PhysMap};
+use lock_api::RawMutex;
+
+use crate::watermark::Effort;
+use crate::{Pressure, Zones};
+
+/// So many blocks move under one lock: the lock and the pin are shared, and interrupts wait for some microseconds only.
+pub(crate) const CHUNK: usize = 64;
+
+impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
+    /// Takes up to `most` single pages, as [`Zones::rmqueue`] would one after the other; how many were given to `sink`.
+    pub(crate) fn rmqueue_bulk(
+        &self,
+        pin: CpuPin<'_>,
+        most: usize,
+        gfp: Gfp,
+        mut sink: impl FnMut(Pfn),
+    ) -> (usize, Pressure) {
+        let highest = gfp.zone();
+        let mut count = 0;
+        for zone in self.all()[..=highest.index()].iter().rev() {
+            if count < most {
+                count += zone.take_bulk(pin, most - count, Effort::FAST, highest, &mut sink);
+            }
+        }
+        let mut pressure = Pressure::None;
+        while count < most {
+            // Below the low marks each page is looked for by itself.
+            let Ok((pfn, more)) = self.rmqueue(pin, Order::ZERO, gfp) else {
+                return (count, Pressure::below_low(gfp));
+            };
+            if more == Pressure::WakeKswapd {
+                pressure = more;
+            }
+            sink(pfn);
+            count += 1;
+        }
+        (count, pressure)
+    }
+
+    /// Takes back every block of a chunk, as [`Zones::put_back`] would one after the other. Leaves `None`.
+    pub(crate) fn put_back_chunk(&self, chunk: &mut [Option<PageBlock>]) {
+        let mut has_blocks_of = [false; ZoneType::COUNT];
+        self.cpus().with_pin(|pin| {
+            for slot in chunk.iter_mut() {
+                if let Some(zone) = self.stock_or_keep(pin, slot) {
+                    has_blocks_of[zone.index()] = true;
+                }
+            }
+        });
+        for zone in self.all() {
+            if has_blocks_of[zone.kind().index()] {
+                while let Some((pfn, order, why)) = zone.put_bulk(chunk) {
+                    self.report_refused((pfn, why), order);
+                }
+            }
+        }
+    }
+
+    /// Empties a slot if its block is bad, or a single page that there is room for in this CPU's stock. Else the zone
+    /// whose free lists have to take it.
+    fn stock_or_keep(&self, pin: CpuPin<'_>, slot: &mut Option<PageBlock>) -> Option<ZoneType> {
+        let (pfn, order) = slot.as_ref().map(|block| (block.pfn(), block.order()))?;
+        let checked = self.check_block(pfn, order).and_then(|zone| {
+            let to_stock = order == Order::ZERO && zone.has_room_in_stock(pin);
+            if to_stock {
+                self.check_lists(zone, pfn, order)?;
+            }
+            Ok((zone, to_stock))
+        });
+        match checked {
+            Ok((zone, to_stock)) => {
+                self.map().page(pfn).set_ref_count(0);
+                if !to_stock || !zone.stock(pin, pfn) {
+                    return Some(zone.kind());
+                }
+            }
+            Err(bad) => self.report(bad),
+        }
+        let _ = slot.take().map(PageBlock::into_raw);
+        None
+    }
+}
