@@ -176,7 +176,7 @@ impl<F: Clone + PartialEq> Mm<F> {
         }
         let none = VmCounts::default();
         let (kept, area_end) = self.check_resize(start, old_len, new_len, &none)?;
-        if area_end == kept.end && old_len > 0 {
+        if area_end == kept.end {
             let end = start.checked_add(new_len);
             let end = end.filter(|&end| end <= self.layout.task_size);
             let more = end.map(|end| kept.end..end);
@@ -220,8 +220,7 @@ impl<F: Clone + PartialEq> Mm<F> {
             // A second mapping, in place of the first: nothing is left to map.
             return Err(VmaError::NotMapped);
         }
-        let mut freed = self.counts_in(&to);
-        freed.add(self.counts_in(&cut_off));
+        let freed = self.counts_in(&to); // what is cut off frees nothing for growing: then nothing grows
         let (kept, _) = self.check_resize(start, old_len.min(new_len), new_len, &freed)?;
         if to.start < self.layout.min_addr {
             return Err(VmaError::NotPermitted);

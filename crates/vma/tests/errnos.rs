@@ -372,6 +372,14 @@ fn a_second_mapping_of_shared_memory() {
     let (_, second) = mm.lookup(va(30)).expect("mapped");
     assert_eq!((second.file, second.pgoff), (Some(7), 4));
     assert_eq!(mm.total_vm_pages(), 3);
+    // In place of itself: nothing would be left to map a second time.
+    let before = picture(&mm);
+    let itself = RemapReq {
+        new_addr: va(21),
+        ..req
+    };
+    assert_eq!(mm.mremap(&itself), Err(VmaError::NotMapped));
+    assert_eq!(picture(&mm), before);
     mm.validate();
 }
 
@@ -460,6 +468,32 @@ fn a_refused_break_stays_where_it_was() {
 }
 
 #[test]
+fn a_heap_below_the_lowest_address_does_not_grow() {
+    let mut mm = linux();
+    mm.set_brk_start(va(14));
+    assert_eq!(mm.brk(va(20)), (va(14), None));
+    mm.set_brk_start(va(16));
+    assert_eq!(mm.brk(va(20)), (va(20), None));
+}
+
+#[test]
+fn a_child_has_its_parents_heap_and_limits() {
+    let mut mm = linux();
+    mm.set_limits(Limits {
+        data_bytes: 8 * PAGE,
+        ..Limits::default()
+    });
+    mm.set_brk_start(va(100));
+    mm.set_data_segment(2 * PAGE);
+    assert_eq!(mm.brk(va(103)), (va(103), None));
+    let mut child = mm.fork().expect("memory");
+    assert_eq!((child.start_brk(), child.current_brk()), (va(100), va(103)));
+    assert_eq!(child.brk(va(106) + 1), (va(103), None), "the data counts");
+    assert_eq!(child.brk(va(106)), (va(106), None));
+    assert_eq!(mm.current_brk(), va(103));
+}
+
+#[test]
 fn rlimit_data_counts_private_writable_memory() {
     let mut mm = linux();
     let limits = Limits {
@@ -478,6 +512,14 @@ fn rlimit_data_counts_private_writable_memory() {
     assert_eq!(refused, Err(VmaError::NoMemory), "turns into data");
     assert!(mm.mprotect(constant, PAGE, RW).is_ok());
     assert_eq!(mm.counts().data_pages, 4);
+    // A limit that was passed before it was set forbids only what needs more.
+    mm.set_limits(Limits {
+        data_bytes: PAGE,
+        ..limits
+    });
+    assert!(mm.mprotect(constant, PAGE, Prot::READ).is_ok());
+    assert_eq!(mm.counts().data_pages, 3);
+    assert!(mm.mprotect(constant, PAGE, RW).is_err());
     let shared = file(MAY_ALL, RW, MapFlags::SHARED);
     assert!(mm.mmap(shared).is_ok(), "shared memory is no data");
 }

@@ -12,7 +12,7 @@ mod common;
 use core::ops::Range;
 
 use common::{PAGE, small_mm, va};
-use kmm_vma::{MapFlags, Mm, MmapReq, Prot, RemapFlags, RemapReq, VmFlags, VmaError};
+use kmm_vma::{Limits, MapFlags, Mm, MmapReq, Prot, RemapFlags, RemapReq, VmFlags, VmaError};
 
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 const MAY_ALL: VmFlags = VmFlags::MAYREAD
@@ -256,4 +256,28 @@ fn the_limit_counts_what_a_change_leaves_behind() {
     let one_more = MmapReq::<u32>::anonymous(PAGE, RW).fixed_at(va(45));
     assert_eq!(mm.mmap(one_more), Err(VmaError::NoMemory));
     assert!(mm.munmap(va(10), PAGE).is_ok(), "an end can always go");
+}
+
+#[test]
+fn the_limit_knows_that_special_areas_stay_apart() {
+    let mut mm = small_mm();
+    map(&mut mm, 10..14, RW);
+    map(&mut mm, 14..18, Prot::READ);
+    assert_eq!(mm.set_flags(va(10)..va(18), VmFlags::DONTEXPAND), Ok(()));
+    protect(&mut mm, 14..18, RW);
+    assert_eq!(ranges(&mm), [10..14, 14..18]);
+    let limits = Limits {
+        map_count: 3,
+        ..*mm.limits()
+    };
+    mm.set_limits(limits);
+    // Two borders more, and the one in the middle stays: four areas.
+    let refused = mm.mprotect(va(12), 4 * PAGE, Prot::READ);
+    assert_eq!(refused, Err(VmaError::NoMemory));
+    mm.set_limits(Limits {
+        map_count: 4,
+        ..limits
+    });
+    protect(&mut mm, 12..16, Prot::READ);
+    assert_eq!(ranges(&mm), [10..12, 12..14, 14..16, 16..18]);
 }

@@ -239,7 +239,18 @@ impl Script {
         };
         self.now = format!("{req:x?}");
         let target = self.mm.remap_target(&req);
-        let both = self.both(4, |mm| mm.mremap(&req), |oracle| oracle.mremap(&req));
+        let injected = self.injected;
+        let mut refused = None;
+        let real = |mm: &mut Mm<u32>| mm.mremap(&req).inspect_err(|&error| refused = Some(error));
+        let both = self.both(4, real, |oracle| oracle.mremap(&req));
+        if self.injected == injected {
+            let told = target.as_ref().err().copied();
+            assert_eq!(
+                told, refused,
+                "remap_target told something else: {}",
+                self.now
+            );
+        }
         let Some((remap, moved)) = both else {
             return;
         };
