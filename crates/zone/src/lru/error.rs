@@ -39,7 +39,7 @@ impl fmt::Display for LruError {
 
 impl core::error::Error for LruError {}
 
-/// What [`Lruvec::validate`] found wrong (INV-6).
+/// What [`crate::Lruvec::validate`] found wrong (INV-6).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum LruBroken {
