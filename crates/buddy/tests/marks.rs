@@ -41,10 +41,16 @@ fn a_marked_page_of_an_owner_is_not_merged() {
         assert_eq!(buddy.put(high, Order::ZERO), Err(FreeError::AlreadyFree));
         assert_eq!(buddy.take(Order::ZERO), Ok(low));
     }
+    // The owner chains pages of its own: the one before does know it, but is on no list either.
+    let chained = buddy.take(Order::ZERO).unwrap();
+    map.page(chained).set_lru_next(Some(high));
+    map.page(high).set_lru_prev(Some(chained));
+    buddy.put(low, Order::ZERO).unwrap();
+    assert_eq!(buddy.free_block_of(high), None);
+    buddy.put(chained, Order::ZERO).unwrap();
     map.page(high).clear(PageFlags::BUDDY);
     map.page(high).set_lru_prev(None);
     buddy.put(high, Order::ZERO).unwrap();
-    buddy.put(low, Order::ZERO).unwrap();
     assert_eq!(sorted(buddy.free_blocks()), [(0, 4)]);
     buddy.validate().unwrap();
 }

@@ -318,6 +318,33 @@ fn bad_blocks_of_a_batch_are_reported_and_the_others_go_back() {
     zones.validate().unwrap();
 }
 
+/// Debug builds look into the free lists between the question whether there is room and the answer.
+#[test]
+#[cfg(debug_assertions)]
+fn an_interrupt_that_fills_the_stock_leaves_no_room() {
+    use common::{InterruptedLock, interrupt_is_pending, interrupt_next_lock};
+    let ram = frames(0, 4096);
+    let layout = ZoneLayout::new::<X86_64>(ram);
+    let zones: &'static TestZones<InterruptedLock> = Box::leak(Box::new(bare(layout, ram, 1)));
+    boot(zones, ram, PfnRange::EMPTY, 0);
+    let stock = || -> usize {
+        let mut pcps = zones.zone(ZoneType::Dma).pcp_stats();
+        pcps.next().map(|pcp| pcp.count).unwrap()
+    };
+    let mut held = empty(6);
+    assert_eq!(zones.alloc_bulk(Gfp::DMA, None, &mut held), 6);
+    zones.free_bulk(&mut held[..2]);
+    assert_eq!(stock(), 2, "one more is below high");
+    let other = held[5].take().unwrap();
+    interrupt_next_lock(move || zones.free_bulk(&mut [Some(other)]));
+    zones.free_bulk(&mut held[2..3]);
+    assert!(!interrupt_is_pending());
+    assert_eq!(stock(), 3, "the interrupt's page took the room");
+    zones.free_bulk(&mut held);
+    zones.validate().unwrap();
+    assert_eq!(zones.accounting().free, 4096);
+}
+
 #[test]
 fn two_cpus_move_batches() {
     let zones = small::<Lock>(16, PfnRange::EMPTY, 2);

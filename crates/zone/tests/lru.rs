@@ -350,6 +350,24 @@ fn validate_finds_miscounts_and_pages_on_no_list() {
     assert_eq!(zones.validate(), Err(ZonesBroken::Lru(broken)));
     assert_eq!(zones.lruvec().del(pfns[1]), Err(LruError::Spoiled));
     zones.map().page(pfns[1]).clear(PageFlags::LRU);
+    // Links that agree with each other, but not with where the list ends.
+    zones.lruvec().add(pfns[1], LruList::ActiveFile).unwrap();
+    let third = pages(&zones, 1)[0];
+    zones.lruvec().add(third, LruList::ActiveFile).unwrap();
+    let relink = |order: [Pfn; 3]| {
+        for (nr, pfn) in order.into_iter().enumerate() {
+            let page = zones.map().page(pfn);
+            page.set_lru_prev(nr.checked_sub(1).map(|before| order[before]));
+            page.set_lru_next(order.get(nr + 1).copied());
+        }
+    };
+    relink([third, pfns[0], pfns[1]]);
+    let found = zones.lruvec().validate();
+    assert_eq!(found, Err(LruBroken::Count(LruList::ActiveFile)));
+    relink([third, pfns[1], pfns[0]]);
+    zones.validate().unwrap();
+    zones.lruvec().del(pfns[1]).unwrap();
+    zones.lruvec().del(third).unwrap();
     // A ring ends the walk.
     zones.map().page(pfns[0]).set_lru_next(Some(pfns[0]));
     let found = zones.lruvec().validate();

@@ -90,7 +90,7 @@ impl LruLists {
             Some(next) => agrees(next, Page::lru_prev),
             None => ends.last == Some(pfn),
         };
-        if before && after && ends.nr_pages > 0 {
+        if before && after {
             Ok(list)
         } else {
             Err(LruError::Spoiled)

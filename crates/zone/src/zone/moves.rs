@@ -113,20 +113,30 @@ impl<L: RawMutex> Zone<L> {
         count
     }
 
-    /// Whether this CPU's stock takes one more page without giving a batch back.
+    /// Whether this CPU's stock takes one more page without giving a batch back. An interrupt may change that.
     pub(crate) fn has_room_in_stock(&self, pin: CpuPin<'_>) -> bool {
-        let high = self.pcp_high.load(Relaxed);
-        self.pcp(pin).is_some_and(|pcp| pcp.count() + 1 < high)
+        self.pcp(pin).is_some_and(|pcp| self.has_room(pcp))
     }
 
-    /// Puts a page into this CPU's stock; whether it did. There must be room: [`Zone::has_room_in_stock`].
+    /// Puts a page into this CPU's stock if there is room; whether it did.
     pub(crate) fn stock(&self, pin: CpuPin<'_>, pfn: Pfn) -> bool {
-        let put = |pcp: PcpUse<'_>| {
-            self.map.page(pfn).set_private(IN_PCP);
-            pcp.note_free();
-            pcp.push(pfn);
+        let Some(pcp) = self.pcp(pin) else {
+            return false;
         };
-        self.pcp(pin).is_some_and(|pcp| pcp.with(put).is_ok())
+        let put = |stock: PcpUse<'_>| {
+            let has_room = self.has_room(pcp);
+            if has_room {
+                self.map.page(pfn).set_private(IN_PCP);
+                stock.note_free();
+                stock.push(pfn);
+            }
+            has_room
+        };
+        pcp.with(put).unwrap_or(false)
+    }
+
+    fn has_room(&self, pcp: &Pcp) -> bool {
+        pcp.count() + 1 < self.pcp_high.load(Relaxed)
     }
 
     /// Puts the zone's blocks of `blocks` onto the free lists under one lock, up to the first that is refused: that one is
