@@ -242,8 +242,8 @@ where
             return Ok(FaultKind::Minor);
         }
         let page = self.map.page(old);
-        let is_anon = page.test(PageFlags::ANON);
-        if is_anon && page.map_count() == 1 && page.ref_count() == 1 {
+        if page.test(PageFlags::ANON) && page.ref_count() == 1 {
+            // This entry's own (INV-1), so there is no other entry either.
             return self.allow(flags, PteFlags::RW);
         }
         let mut block = self.alloc(Gfp::empty())?;

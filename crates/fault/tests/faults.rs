@@ -1,12 +1,19 @@
 //! Faults of programs on the simulated machine: what comes into memory, what it counts, what is refused.
 
+#![allow(unsafe_code, reason = "a reference that the test took is given back")]
+
 mod common;
+
+use core::cell::Cell;
+use core::ops::Range;
 
 use common::{File, PAGE, Process, RW, World, va};
 use kmm_fault::{
-    FaultCause, FaultError, FaultKind, FileError, FileSource, PteState, SegvCode, Usage, state_of,
+    FaultCause, FaultError, FaultKind, FileError, FileSource, PteState, SegvCode, Usage, put_page,
+    state_of,
 };
 use kmm_frame::{PageFlags, VirtAddr};
+use kmm_host::{TlbControl, TlbTarget};
 use kmm_pagetable_walker::{Levels, PteFlags};
 use kmm_sim::{Access, Mode};
 use kmm_vma::{Limits, Mm, MmLayout, Prot, VmFlags};
@@ -126,6 +133,16 @@ fn entries_are_marked_accessed_and_dirty_as_used() {
         file.frame(pgoff)
             .map(|pfn| map.page(pfn).test(PageFlags::DIRTY))
     };
+    assert_eq!((is_dirty(0), is_dirty(1)), (Some(false), Some(true)));
+    assert_eq!(process.write(va(200), 1), Ok(()), "read before");
+    assert_eq!(is_dirty(0), Some(true));
+    // Written back, and written again without a fault: only the entry knows, until it goes.
+    for pgoff in 0..2 {
+        map.page(file.frame(pgoff).expect("in memory"))
+            .clear(PageFlags::DIRTY);
+    }
+    assert_eq!(touch(&mut process, 201, Access::Write), Ok(vec![]));
+    process.unmap(201..202);
     assert_eq!((is_dirty(0), is_dirty(1)), (Some(false), Some(true)));
     process.exit();
     file.close();
@@ -332,6 +349,39 @@ fn the_last_owner_keeps_the_page() {
     assert_eq!(parent.frame(101), frames[1]);
     assert_eq!(touch(&mut parent, 101, Access::Write), Ok(vec![]));
     world.audit(&[&parent], &[]);
+}
+
+#[test]
+fn a_page_that_somebody_else_holds_is_copied() {
+    let world = World::new();
+    let file = File::new(world, 10, 2);
+    let map = world.machine.mem_map();
+    let mut process = world.process(0);
+    process.map(100..101, RW);
+    process.map_file(200..201, RW, file, false);
+    assert_eq!(process.write(va(100), 1), Ok(()));
+    process.protect(100..101, Prot::READ);
+    process.protect(100..101, RW);
+    // A device reads from the page: it holds a reference, and no entry.
+    let held = process.frame(100).expect("mapped");
+    map.page(held).get();
+    assert_eq!(process.write(va(100), 2), Ok(()));
+    assert_ne!(process.frame(100), Some(held));
+    assert_eq!(
+        world.byte(held.phys()),
+        1,
+        "the device still reads what was there"
+    );
+    // SAFETY: the device's reference.
+    unsafe { put_page(&map, &world.pages, held) };
+    // The page of a file is never taken over, even when the file has forgotten it.
+    assert_eq!(process.read(va(200)), Ok(10));
+    let cached = process.frame(200);
+    file.close();
+    assert_eq!(process.write(va(200), 3), Ok(()));
+    assert_ne!(process.frame(200), cached);
+    assert_eq!((process.usage.anon_pages, process.usage.file_pages), (2, 0));
+    world.audit(&[&process], &[]);
 }
 
 /// nanvix issue 2512: a forks b, b forks c; b's pages, which b had not written, lost their mark.
@@ -576,6 +626,72 @@ fn what_mprotect_takes_is_gone_at_once_and_comes_back_with_a_fault() {
     process.exit();
     file.close();
     world.audit(&[], &[]);
+}
+
+#[test]
+fn a_right_that_comes_takes_no_other_away() {
+    let world = World::new();
+    let file = File::new(world, 10, 2);
+    let mut process = world.process(0);
+    process.map(100..101, RW);
+    process.map_file(200..201, RW, file, true);
+    for page in [100, 200] {
+        assert!(process.write(va(page), 1).is_ok());
+        process.protect(page..page + 1, RW | Prot::EXEC);
+        assert_eq!(touch(&mut process, page, Access::Execute), Ok(MINOR.into()));
+        for access in [Access::Write, Access::Read, Access::Execute] {
+            assert_eq!(touch(&mut process, page, access), Ok(vec![]), "{access:?}");
+        }
+    }
+    world.audit(&[&process], &[file]);
+}
+
+/// Flushes, and looks whether the page that is flushed is still mapped.
+struct Watch {
+    world: &'static World,
+    still_mapped: Cell<u32>,
+    gone: Cell<u32>,
+}
+
+impl TlbControl for Watch {
+    fn flush_range(&self, target: TlbTarget, range: Range<VirtAddr>) {
+        let TlbTarget::User { root } = target else {
+            panic!("the kernel's translations are none of this");
+        };
+        let counter = match self.world.machine.translation(root, range.start) {
+            Some(_) => &self.still_mapped,
+            None => &self.gone,
+        };
+        counter.set(counter.get() + 1);
+        self.world.machine.tlb().flush_range(target, range);
+    }
+
+    fn flush_all(&self, target: TlbTarget) {
+        self.world.machine.tlb().flush_all(target);
+    }
+}
+
+/// INV-5: no CPU may write the new page while another still reads the old one.
+#[test]
+fn the_old_page_is_gone_everywhere_before_the_new_one_comes() {
+    let world = World::new();
+    let mut process = world.process(0);
+    process.map(100..102, RW);
+    assert_eq!(process.write(va(100), 1), Ok(()));
+    assert_eq!(process.read(va(101)), Ok(0));
+    let child = process.fork(1);
+    let watch = Watch {
+        world,
+        still_mapped: Cell::new(0),
+        gone: Cell::new(0),
+    };
+    let write = FaultCause::USER | FaultCause::WRITE | FaultCause::PRESENT;
+    for page in [100, 101] {
+        let served = process.fault_with(&watch, va(page), u64::from(write.bits()));
+        assert_eq!(served, Ok(FaultKind::Minor));
+    }
+    assert_eq!((watch.gone.get(), watch.still_mapped.get()), (2, 0));
+    world.audit(&[&process, &child], &[]);
 }
 
 /// Rights that come back must not let a page be written that is shared by now.

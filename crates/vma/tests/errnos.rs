@@ -596,6 +596,12 @@ fn a_stack_grows_to_its_limit_and_keeps_its_distance() {
     assert_eq!(mm.expand_stack(va(856)), Ok(()));
     assert_eq!(mm.expand_stack(va(601)), Ok(()));
     assert!(mm.munmap(va(600), PAGE).is_ok());
+    // Another stack may come close, too.
+    let mut other = fixed(400 * PAGE, PAGE);
+    other.flags |= MapFlags::GROWSDOWN;
+    assert!(mm.mmap(other).is_ok());
+    assert_eq!(mm.expand_stack(va(401)), Ok(()));
+    assert!(mm.munmap(va(400), PAGE).is_ok());
     assert_eq!(
         mm.expand_stack(VirtAddr::new(LOWEST - 1)),
         Err(VmaError::NotPermitted)

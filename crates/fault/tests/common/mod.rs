@@ -18,7 +18,7 @@ use kmm_fault::{
     Usage, forget, frame_of, handle, put_page, restrict, share,
 };
 use kmm_frame::{Gfp, PageFlags, Pfn, PhysAddr, VirtAddr};
-use kmm_host::{CpuId, PageReq, PageSource, TlbTarget};
+use kmm_host::{CpuId, PageReq, PageSource, TlbControl, TlbTarget};
 use kmm_pagetable_walker::{KernelHalf, Levels, Mapper, Pte, Root, Span, TableCounter};
 use kmm_sim::{Access, Config, FailNth, Fault, FreeListSource, Machine, Mode, SimPtes};
 use kmm_vma::{Limits, MapFlags, Mm, MmLayout, MmapReq, Prot, VmFlags};
@@ -191,6 +191,7 @@ impl World {
                 );
             } else {
                 assert_eq!(page.map_count(), 0, "{pfn} is mapped nowhere");
+                assert!(!page.test(PageFlags::ANON), "{pfn} is nobody's");
             }
         }
         let frames = mapped
@@ -311,11 +312,21 @@ impl Process {
 
     /// One fault.
     pub fn fault(&mut self, at: VirtAddr, code: u64) -> Result<FaultKind, FaultError> {
+        self.fault_with(self.world.machine.tlb(), at, code)
+    }
+
+    /// One fault, with another way to flush.
+    pub fn fault_with<T: TlbControl>(
+        &mut self,
+        tlb: &T,
+        at: VirtAddr,
+        code: u64,
+    ) -> Result<FaultKind, FaultError> {
         let env = FaultEnv {
             mapper: self.world.mapper(&self.tables),
             pages: &self.world.pages,
             phys: self.world.machine.phys(),
-            tlb: self.world.machine.tlb(),
+            tlb,
             zero_page: self.world.zero_page,
         };
         let mut space = Space {
