@@ -84,7 +84,7 @@ fn floor_and_name(package: &Value) -> Option<(u64, String)> {
 fn stand_alone_workspaces() -> Vec<PathBuf> {
     let mut dirs = examples::all();
     dirs.extend(
-        ["kernel/image", "xtask/probe", "fuzz"]
+        ["kernel/image", "xtask/probe", "fuzz", "benches"]
             .map(|dir| proc::root().join(dir))
             .into_iter()
             .filter(|dir| dir.join("Cargo.toml").is_file()),

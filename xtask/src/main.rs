@@ -50,7 +50,11 @@ cargo xtask COMMAND
              --host | --qemu  one half only; --scenario NAME (repeatable)
   ci       formatting, lints, tidy, documentation, builds for the kernel's target, packages, then `test`
              --quick          without `test`
-  bench    measurements against peers
+  bench    measurements against peers: tables, and target/bench/rows.tsv
+             --quick          fewer and shorter rounds
+             --figure ID      (repeatable) only that one; --list names them; --area frames|objects
+             --only NAME      (repeatable) only ours and peers of that name
+             --instructions   count ours under valgrind instead; --figure NAME, --size 64M (repeatable)
   probe    highmem is nothing on 64 bits, shown in machine code
   deep     what takes hours: says what it would do; --run does it, with --seeds N
   tidy     check floors, the feature table, unsafe without proof, file sizes, links
