@@ -238,7 +238,14 @@ fn optional_tools(tally: &mut Tally) {
         (
             "cargo-deny",
             "cargo-deny",
-            &["--offline", "check", "bans", "licenses", "sources"],
+            &[
+                "--offline",
+                "check",
+                "--hide-inclusion-graph",
+                "bans",
+                "licenses",
+                "sources",
+            ],
         ),
         (
             "cargo-machete",
