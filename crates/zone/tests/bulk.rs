@@ -91,6 +91,7 @@ fn random_batches_match_the_oracle() {
         let zones = small::<Lock>([0, 48, 96][round % 3], PfnRange::EMPTY, 2);
         zones.set_lowmem_reserve_ratio([16, 16, 0, 0, 0, 0]);
         let mut held: BTreeMap<Pfn, PageBlock> = BTreeMap::new();
+        let mut served = 0;
         for op in 0..700 {
             run_on(u32::try_from(random.below(2)).unwrap());
             match random.below(5) {
@@ -101,12 +102,13 @@ fn random_batches_match_the_oracle() {
                         Gfp::ATOMIC | Gfp::DMA32,
                         Gfp::MEMALLOC,
                     ][random.below(4)];
-                    batch(&zones, &mut held, gfp, random.below(200));
+                    served += batch(&zones, &mut held, gfp, random.below(200));
                 }
                 2 => {
                     let req = PageReq::new(random.order(5), Gfp::KERNEL);
                     if let Ok(block) = zones.alloc(req) {
                         held.insert(block.pfn(), block);
+                        served += 1;
                     }
                 }
                 3 => {
@@ -135,6 +137,8 @@ fn random_batches_match_the_oracle() {
                 }
             }
             compare(&zones, &held);
+            let hits: u64 = zones.stats().map(|stat| stat.numa.hit).sum();
+            assert_eq!(hits, served as u64);
             if op % 32 == 0 {
                 zones.validate().unwrap();
             }
@@ -150,18 +154,18 @@ fn random_batches_match_the_oracle() {
 }
 
 /// One batch, and whether it is as much as single requests would have got.
-fn batch(zones: &TestZones, held: &mut BTreeMap<Pfn, PageBlock>, gfp: Gfp, len: usize) {
+fn batch(zones: &TestZones, held: &mut BTreeMap<Pfn, PageBlock>, gfp: Gfp, len: usize) -> usize {
     let mut out = empty(len);
     let mut free_before: Vec<_> = zones.stats().map(|stat| stat.free).collect();
+    let before = free_before.clone();
     let (count, pressure) = zones.alloc_pages_bulk(gfp, None, &mut out);
+    let is_calm = pressure == Pressure::None && gfp.contains(Gfp::KSWAPD_RECLAIM);
     assert!(out[..count].iter().all(Option::is_some));
     assert!(out[count..].iter().all(Option::is_none));
     let stats: Vec<_> = zones.stats().take(3).collect();
     let highest = gfp.zone().index();
-    let above_low = |zone: usize| {
-        let stat = &stats[zone];
-        stat.free > stat.watermarks.low + stat.protection[highest]
-    };
+    let low = |zone: usize| stats[zone].watermarks.low + stats[zone].protection[highest];
+    let above_low = |zone: usize| stats[zone].free > low(zone);
     for block in out.into_iter().flatten() {
         let pfn = block.pfn();
         assert_eq!(block.order(), Order::ZERO);
@@ -174,6 +178,7 @@ fn batch(zones: &TestZones, held: &mut BTreeMap<Pfn, PageBlock>, gfp: Gfp, len: 
         let zone = usize::from(pfn.index() >= 64) + usize::from(pfn.index() >= 256);
         assert!(zone <= top(gfp));
         free_before[zone] = free_before[zone].saturating_sub(1);
+        assert!(!is_calm || before[zone] > low(zone), "stock below low");
         if pressure == Pressure::None {
             assert!(
                 (zone + 1..=top(gfp)).all(|above| !above_low(above)),
@@ -182,11 +187,13 @@ fn batch(zones: &TestZones, held: &mut BTreeMap<Pfn, PageBlock>, gfp: Gfp, len: 
         }
         assert!(held.insert(pfn, block).is_none());
     }
+    for (zone, stat) in stats.iter().enumerate().filter(|_| is_calm) {
+        assert!(stat.free >= before[zone].min(low(zone)), "below low");
+    }
     if pressure == Pressure::WakeKswapd {
         // At the end this CPU's stock went back, so the lists may have more by now than when the page was refused.
-        for zone in 0..=top(gfp) {
-            let low = stats[zone].watermarks.low + stats[zone].protection[highest];
-            assert!(free_before[zone] <= low, "pressure with memory free");
+        for (zone, &left) in free_before.iter().enumerate().take(top(gfp) + 1) {
+            assert!(left <= low(zone), "pressure with memory free");
         }
     }
     if count < len {
@@ -195,6 +202,7 @@ fn batch(zones: &TestZones, held: &mut BTreeMap<Pfn, PageBlock>, gfp: Gfp, len: 
         let wakes = gfp.contains(Gfp::KSWAPD_RECLAIM);
         assert_eq!(pressure == Pressure::WakeKswapd, wakes);
     }
+    count
 }
 
 /// A zone of 16 MiB with pagesets of at most four pages.
@@ -289,7 +297,7 @@ fn bad_blocks_of_a_batch_are_reported_and_the_others_go_back() {
     spoil(7).get();
     spoil(11).inc_map_count();
     // One twice in the batch, on the lists by then or in the stock; one that is reserved or foreign.
-    for nr in [0, 15] {
+    for nr in [0, 15, 16, 17] {
         // SAFETY: not so, on purpose; the block is only freed, which checks it.
         out.push(Some(unsafe { PageBlock::from_raw(pfns[nr], Order::ZERO) }));
     }
@@ -307,6 +315,8 @@ fn bad_blocks_of_a_batch_are_reported_and_the_others_go_back() {
         (pfns[11], BadReason::MapCount(1)),
         (pfns[0], BadReason::DoubleFree),
         (pfns[15], BadReason::DoubleFree),
+        (pfns[16], BadReason::DoubleFree),
+        (pfns[17], BadReason::DoubleFree),
         (Pfn::new(9999), BadReason::Foreign),
     ];
     expected.sort_by_key(|(pfn, _)| *pfn);

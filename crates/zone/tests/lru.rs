@@ -9,10 +9,10 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Random, TestZones, frames, run_on, small, take_bad};
+use common::{Random, TestZones, Tiny, bare, frames, run_on, small, take_bad};
 use kmm_frame::{Gfp, PageFlags, Pfn, PfnRange, ZoneType};
 use kmm_host::{PageBlock, PageReq, PageSource};
-use kmm_zone::{BadReason, LruBroken, LruError, LruList, ZoneItem, ZonesBroken};
+use kmm_zone::{BadReason, LruBroken, LruError, LruList, ZoneItem, ZoneLayout, ZonesBroken};
 
 type Lock = spin::Mutex<()>;
 
@@ -268,10 +268,22 @@ fn pages_of_other_users_are_refused() {
     assert_eq!(refused, Err(LruError::NotHeld));
     page.set_ref_count(1);
     assert_eq!(zones.lruvec().add(pfn, LruList::ActiveFile), Ok(()));
-    // A page without a descriptor, and one whose zone does not have it.
-    let refused = zones.lruvec().add(Pfn::new(5000), LruList::ActiveFile);
-    assert_eq!(refused, Err(LruError::Foreign));
     zones.validate().unwrap();
+}
+
+#[test]
+fn pages_of_no_zone_are_refused() {
+    // More descriptors than zones have frames.
+    let zones = bare::<Lock>(ZoneLayout::new::<Tiny>(frames(0, 500)), frames(0, 600), 1);
+    let pfn = Pfn::new(550);
+    zones.map().page(pfn).clear(PageFlags::RESERVED);
+    zones.map().page(pfn).set_ref_count(1);
+    for pfn in [pfn, Pfn::new(600), Pfn::new(usize::MAX)] {
+        let refused = zones.lruvec().add(pfn, LruList::ActiveFile);
+        assert_eq!(refused, Err(LruError::Foreign));
+    }
+    assert_eq!(zones.lru_pages(LruList::ActiveFile), 0);
+    assert_eq!(zones.map().page(pfn).flags(), PageFlags::empty());
 }
 
 #[test]
