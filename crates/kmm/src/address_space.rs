@@ -11,11 +11,12 @@ use core::fmt;
 use core::ops::{ControlFlow, Range};
 
 use kmm_fault::{
-    FaultCause, FaultEnv, FaultError, FaultKind, FileSource, Space, Usage, handle, put_page,
+    FaultCause, FaultEnv, FaultError, FaultKind, FileSource, Sharing, Space, Usage, forget, handle,
+    put_page, restrict, share,
 };
-use kmm_frame::{MemMap, PAGE_SIZE, PageFlags, Pfn, VirtAddr};
+use kmm_frame::{PAGE_SIZE, Pfn, VirtAddr};
 use kmm_host::{Host, PageSource, PteStore, TlbControl, TlbTarget};
-use kmm_pagetable_walker::{Leaf, MapError, MmuGather, Pte, PteFlags, Root, Span, TableCounter};
+use kmm_pagetable_walker::{Leaf, MapError, MmuGather, Pte, Root, Span, TableCounter};
 use kmm_vma::{Limits, Mm, MmLayout, MmapReq, Prot, RemapReq, VmFlags, Vma};
 
 use crate::{Manager, MmError, Pages};
@@ -189,7 +190,6 @@ impl<H: Host, F: FileSource> AddressSpace<H, F> {
         if range.is_empty() {
             return Ok(());
         }
-        let none = prot.is_empty();
         let Self {
             manager,
             root: Some(root),
@@ -205,15 +205,7 @@ impl<H: Host, F: FileSource> AddressSpace<H, F> {
         // Rights are taken away at once and given back by the next fault, which knows whether a page is shared.
         let vm_flags = VmFlags::from(prot);
         mapper
-            .protect_range(root, range, &mut gather, |leaf| {
-                let mut flags = leaf.flags();
-                flags.set(PteFlags::NX, !vm_flags.contains(VmFlags::EXEC));
-                flags.set(PteFlags::US, !none);
-                if !vm_flags.contains(VmFlags::WRITE) {
-                    flags.remove(PteFlags::RW);
-                }
-                leaf.pte.with_flags(flags, leaf.level)
-            })
+            .protect_range(root, range, &mut gather, |leaf| restrict(leaf, vm_flags))
             .map_err(map_error)?;
         gather.finish();
         Ok(())
@@ -301,16 +293,14 @@ impl<H: Host, F: FileSource> AddressSpace<H, F> {
             if vma.flags.contains(VmFlags::DONTCOPY) {
                 continue;
             }
-            let is_private = vma.is_private();
+            let sharing = if vma.is_private() {
+                Sharing::CopyOnWrite
+            } else {
+                Sharing::Shared
+            };
             let copied =
                 mapper.copy_user_range(root, child_root, range, &mut gather, |leaf, parent| {
-                    if leaf.pte.is_present() {
-                        if is_private && parent.has(PteFlags::RW) {
-                            *parent = parent.with_flags(parent.flags() - PteFlags::RW, leaf.level);
-                        }
-                        share(map, zero_page, leaf.pfn(), child_usage);
-                    }
-                    *parent
+                    share(&map, zero_page, sharing, leaf, parent, child_usage)
                 });
             if let Err(error) = copied {
                 // What was copied so far goes with the child.
@@ -504,25 +494,6 @@ impl<H: Host, F: FileSource> fmt::Debug for AddressSpace<H, F> {
     }
 }
 
-/// One more entry, of a child, maps the frame.
-fn share(map: MemMap, zero_page: Pfn, pfn: Pfn, usage: &mut Usage) {
-    if pfn == zero_page {
-        return;
-    }
-    let page = map.page(pfn);
-    page.get();
-    page.inc_map_count();
-    *counter(usage, page.test(PageFlags::ANON)) += 1;
-}
-
-const fn counter(usage: &mut Usage, is_anon: bool) -> &mut u64 {
-    if is_anon {
-        &mut usage.anon_pages
-    } else {
-        &mut usage.file_pages
-    }
-}
-
 /// References of entries that are gone but not flushed.
 struct Puts<'a, H: Host> {
     manager: &'static Manager<H>,
@@ -547,21 +518,15 @@ impl<'a, H: Host> Puts<'a, H> {
         leaf: Leaf,
         gather: &mut MmuGather<'_, S, A, T>,
     ) {
-        if !leaf.pte.is_present() || leaf.pfn() == self.manager.zero_page() {
-            return;
-        }
         if self.nr_pfns == BATCH {
             gather.flush();
             self.give_back();
         }
-        let page = self.manager.mem_map().page(leaf.pfn());
-        if leaf.pte.has(PteFlags::D) {
-            page.set(PageFlags::DIRTY);
+        let map = self.manager.mem_map();
+        if let Some(pfn) = forget(&map, self.manager.zero_page(), leaf, self.usage) {
+            self.pfns[self.nr_pfns] = pfn;
+            self.nr_pfns += 1;
         }
-        page.dec_map_count();
-        *counter(self.usage, page.test(PageFlags::ANON)) -= 1;
-        self.pfns[self.nr_pfns] = leaf.pfn();
-        self.nr_pfns += 1;
     }
 
     /// After a flush.

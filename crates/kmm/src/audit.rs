@@ -16,7 +16,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use kmm_fault::FileSource;
+use kmm_fault::{FileSource, frame_of};
 use kmm_frame::{PageFlags, Pfn, PfnRange, VirtAddr};
 use kmm_host::Host;
 use kmm_pagetable_walker::{Leaf, PteFlags, Span};
@@ -385,8 +385,11 @@ impl<H: Host> Manager<H> {
 
 fn for_each_user_leaf<H: Host, F: FileSource>(space: &AddressSpace<H, F>, mut f: impl FnMut(Leaf)) {
     space.for_each(VirtAddr::ZERO..space.mm().layout().task_size, |span| {
-        if let Span::Mapped(leaf) = span {
-            f(leaf);
+        // Pages out of reach (`PROT_NONE`) are held all the same.
+        if let Span::Mapped(leaf) | Span::NotPresent(leaf) = span {
+            if frame_of(leaf.pte).is_some() {
+                f(leaf);
+            }
         }
     });
 }
