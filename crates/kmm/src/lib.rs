@@ -11,6 +11,7 @@ mod audit;
 mod early;
 mod errno;
 mod manager;
+mod tables;
 
 pub use address_space::{AddressSpace, MmStat};
 pub use audit::{AuditError, AuditReport, Owner};
