@@ -73,7 +73,7 @@ names! {
     ProcFile {
         Buddyinfo = "buddyinfo", Cmdline = "cmdline", Filesystems = "filesystems", Loadavg = "loadavg", Meminfo = "meminfo",
         Mounts = "mounts", Slabinfo = "slabinfo", Stat = "stat", Uptime = "uptime", Version = "version", Vmallocinfo = "vmallocinfo",
-        Vmstat = "vmstat", Zoneinfo = "zoneinfo",
+        Vmstat = "vmstat", Zoneinfo = "zoneinfo", Pagetypeinfo = "pagetypeinfo",
     }
 }
 
@@ -239,6 +239,7 @@ fn write_file(file: ProcFile, out: &mut Text) -> fmt::Result {
         ProcFile::Meminfo => mm::write_meminfo(out),
         ProcFile::Buddyinfo => mm::write_buddyinfo(out),
         ProcFile::Zoneinfo => mm::write_zoneinfo(out),
+        ProcFile::Pagetypeinfo => mm::write_pagetypeinfo(out),
         ProcFile::Slabinfo => mm::write_slabinfo(out),
         ProcFile::Vmallocinfo => mm::write_vmallocinfo(out),
         ProcFile::Vmstat => mm::write_vmstat(out),

@@ -23,6 +23,11 @@ pub const COMMANDS: &[Command] = &[
         run: |_| show(info::write_buddyinfo),
     },
     Command {
+        name: "pagetypeinfo",
+        help: "free blocks by order and migrate type",
+        run: |_| show(info::write_pagetypeinfo),
+    },
+    Command {
         name: "zoneinfo",
         help: "zones, watermarks, pagesets",
         run: |_| show(info::write_zoneinfo),

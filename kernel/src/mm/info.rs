@@ -10,6 +10,7 @@ use kmm::frame::{NodeId, PAGE_SIZE, PageFlags, ZoneType};
 use kmm::pagetable_walker::{Level, Span};
 use kmm::procfs::buddyinfo::BuddyLine;
 use kmm::procfs::meminfo::{Meminfo, available_pages};
+use kmm::procfs::pagetypeinfo::{self, PageTypes};
 use kmm::procfs::slabinfo::{self, SlabLine};
 use kmm::procfs::vmallocinfo::{AreaKind, AreaLine};
 use kmm::procfs::vmstat::Vmstat;
@@ -19,7 +20,7 @@ use kmm::procfs::{
     pages_to_kb,
 };
 use kmm::vmalloc::AreaFlags;
-use kmm::zone::ZoneStat;
+use kmm::zone::{ZoneItem as Counted, ZoneStat};
 
 use super::{machine, manager, stack};
 
@@ -251,7 +252,46 @@ fn node() -> u32 {
 fn zone_stats(zone: &ZoneStat) -> ZoneStats {
     let mut stats = ZoneStats::ZERO;
     stats[ZoneItem::FreePages] = zone.free as u64;
+    for (item, counted) in LISTED.into_iter().zip(Counted::ALL) {
+        stats[item] = zone.counts[counted] as u64;
+    }
     stats
+}
+
+/// What zones count, by the names of the text, in the order of [`Counted::ALL`].
+const LISTED: [ZoneItem; Counted::COUNT] = [
+    ZoneItem::ZoneInactiveAnon,
+    ZoneItem::ZoneActiveAnon,
+    ZoneItem::ZoneInactiveFile,
+    ZoneItem::ZoneActiveFile,
+    ZoneItem::ZoneUnevictable,
+    ZoneItem::ZoneWritePending,
+    ZoneItem::Mlock,
+    ZoneItem::Bounce,
+    ZoneItem::Zspages,
+    ZoneItem::FreeCma,
+];
+
+/// /proc/pagetypeinfo.
+pub fn write_pagetypeinfo(out: &mut dyn Write) -> fmt::Result {
+    let zones: Vec<PageTypes<'_>> = manager()
+        .pages()
+        .all()
+        .iter()
+        .filter(|zone| zone.present_pages() > 0)
+        .map(|zone| {
+            let (free, blocks) = (zone.nr_free_by_type(), zone.nr_pageblocks());
+            PageTypes {
+                node: node(),
+                zone: zone.kind().name(),
+                nr_free: pagetypeinfo::TYPES
+                    .map(|kind| free[kind.index()].map(|count| count as u64)),
+                nr_blocks: pagetypeinfo::TYPES.map(|kind| blocks[kind.index()] as u64),
+            }
+        })
+        .collect();
+    let mut out = out;
+    pagetypeinfo::write(&mut out, zones)
 }
 
 fn numa_stats(zone: &ZoneStat) -> NumaStats {

@@ -25,8 +25,8 @@ pub use boot::init;
 pub use commands::COMMANDS;
 pub use host::{KernelHost, activate, active_root};
 pub use info::{
-    total_and_free_bytes, write_buddyinfo, write_meminfo, write_slabinfo, write_vmallocinfo,
-    write_vmstat, write_zoneinfo,
+    total_and_free_bytes, write_buddyinfo, write_meminfo, write_pagetypeinfo, write_slabinfo,
+    write_vmallocinfo, write_vmstat, write_zoneinfo,
 };
 pub use stack::{KernelStack, alloc_kernel_stack};
 pub use tests::TESTS;
