@@ -137,6 +137,13 @@ trap_paranoid:
     add rsp, 16
     iretq
 
+# `syscall` in compatibility mode, which no program gets into: ENOSYS at once, without a stack.
+.balign 16
+.globl syscall_entry_compat
+syscall_entry_compat:
+    mov eax, -38
+    .byte 0x0f, 0x07                    # sysret to 32-bit code
+
 # `syscall`: RCX is the user's RIP, R11 its RFLAGS, RSP still the user's; interrupts are off (FMASK).
 .balign 16
 .globl syscall_entry

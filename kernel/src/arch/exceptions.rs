@@ -62,8 +62,10 @@ fn name(vector: u64) -> &'static str {
 pub(super) fn from_user(frame: &mut TrapFrame) {
     let cr2 = Cr2::read_raw();
     interrupts::enable();
-    if frame.vector == PAGE_FAULT {
-        let error = PageFaultErrorCode::from_bits_truncate(frame.error_code);
+    let error = PageFaultErrorCode::from_bits_truncate(frame.error_code);
+    // Else the CPU itself read for an instruction of the program, like a descriptor: mapping a page would not help.
+    let is_users = error.contains(PageFaultErrorCode::USER_MODE);
+    if frame.vector == PAGE_FAULT && is_users {
         if let Err(info) = mm::page_fault(frame, cr2, error) {
             process::on_user_exception(frame, info);
         }

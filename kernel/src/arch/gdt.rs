@@ -1,16 +1,18 @@
 //! Segments and the task state segment, per CPU.
 //!
 //! The order of the selectors is what `syscall` and `sysret` ask for: kernel code, kernel data; then 32-bit user code, user data, 64-bit
-//! user code. #DF, NMI and #MC have stacks of their own, as any of them may come when the current one is gone.
+//! user code. The place of the 32-bit code is empty, and there is no local table: no program gets out of 64-bit mode, where a `syscall`
+//! would come in by another door. #DF, NMI and #MC have stacks of their own, as any of them may come when the current one is gone.
 #![expect(unsafe_code, reason = "loads descriptor tables")]
 
+use core::arch::asm;
 use core::mem::size_of;
 
 use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{CS, DS, ES, SS, Segment};
 use x86_64::instructions::tables::load_tss;
 use x86_64::registers::segmentation::SegmentSelector;
-use x86_64::structures::gdt::{Descriptor, DescriptorFlags, GlobalDescriptorTable};
+use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable};
 use x86_64::structures::tss::TaskStateSegment;
 
 use super::percpu;
@@ -19,13 +21,15 @@ use super::percpu;
 pub const KERNEL_CODE: u16 = 0x08;
 /// Selector of kernel data.
 pub const KERNEL_DATA: u16 = 0x10;
-/// What `sysret` counts from: 32-bit user code, which is never used.
+/// What `sysret` counts from: where 32-bit user code would be.
 pub const USER_BASE: u16 = 0x18 | 3;
 /// Selector of user data. Linux: `__USER_DS`.
 pub const USER_DATA: u16 = 0x20 | 3;
 /// Selector of user code. Linux: `__USER_CS`.
 pub const USER_CODE: u16 = 0x28 | 3;
 const TSS: u16 = 0x30;
+/// A segment that cannot be loaded.
+const NOTHING: Descriptor = Descriptor::UserSegment(0);
 
 /// Which of the TSS's stacks #DF takes (counted from 0).
 pub const DOUBLE_FAULT_IST: u16 = 0;
@@ -68,8 +72,7 @@ impl Descriptors {
         self.gdt = GlobalDescriptorTable::new();
         self.gdt.append(Descriptor::kernel_code_segment());
         self.gdt.append(Descriptor::kernel_data_segment());
-        self.gdt
-            .append(Descriptor::UserSegment(DescriptorFlags::USER_CODE32.bits()));
+        self.gdt.append(NOTHING);
         self.gdt.append(Descriptor::user_data_segment());
         self.gdt.append(Descriptor::user_code_segment());
         let tss: *const TaskStateSegment = &raw const self.tss;
@@ -95,4 +98,7 @@ pub fn init() {
     }
     // SAFETY: the TSS descriptor, which is available: it was made just now.
     unsafe { load_tss(SegmentSelector(TSS)) };
+    // SAFETY: no segment is in use that a local table describes. After reset there is one of 64 KiB at address 0, where programs could
+    // put descriptors of their own.
+    unsafe { asm!("lldt {0:x}", in(reg) 0_u16, options(nostack, preserves_flags)) };
 }

@@ -9,9 +9,11 @@ use super::trap::TrapFrame;
 use super::{gdt, interrupts};
 
 const MSR_STAR: u32 = 0xc000_0081;
+const MSR_CSTAR: u32 = 0xc000_0083;
 
 unsafe extern "C" {
     static syscall_entry: u8;
+    static syscall_entry_compat: u8;
 }
 
 /// Tells the CPU where `syscall` goes, with which segments, and which flags it clears.
@@ -20,6 +22,8 @@ pub fn init() {
     // SAFETY: the selectors that `syscall` and `sysret` derive from these two exist in the GDT.
     unsafe { Msr::new(MSR_STAR).write(star) };
     LStar::write(VirtAddr::from_ptr(&raw const syscall_entry));
+    // SAFETY: the register exists wherever `syscall` does; on some CPUs it does nothing.
+    unsafe { Msr::new(MSR_CSTAR).write((&raw const syscall_entry_compat).addr() as u64) };
     SFMask::write(
         RFlags::INTERRUPT_FLAG
             | RFlags::DIRECTION_FLAG

@@ -55,6 +55,10 @@ pub const TESTS: &[Test] = &[
         run: || program("files"),
     },
     Test {
+        name: "process::no_trick_on_the_cpu_harms_the_kernel",
+        run: || program("machine"),
+    },
+    Test {
         name: "process::a_program_that_takes_all_memory_is_ended_alone",
         run: || program("hog"),
     },
