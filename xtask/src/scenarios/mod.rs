@@ -22,7 +22,7 @@ use crate::{initramfs, proc, qemu, toolchain};
 use table::SCENARIOS;
 
 /// Slow machines under load included; nothing is measured with it.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(600);
 /// QEMU's TCG uses one core for a guest with one CPU.
 const NR_AT_ONCE: usize = 2;
 /// No scenario may print these, unless it asks for them.
