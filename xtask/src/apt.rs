@@ -53,10 +53,17 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Are there package lists that know `package`?
-pub(crate) fn knows(package: &str) -> bool {
-    proc::read(Command::new("apt-cache").args(["show", "--no-all-versions", package]))
-        .is_some_and(|text| !text.is_empty())
+/// The version of `package` that would be installed, if the package lists know one.
+pub(crate) fn candidate(package: &str) -> Option<String> {
+    let policy = proc::read(
+        Command::new("apt-cache")
+            .env("LC_ALL", "C")
+            .args(["policy", package]),
+    )?;
+    let version = policy
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+    (version != "(none)").then(|| version.to_owned())
 }
 
 /// Refreshes the package lists, where that is allowed.

@@ -95,7 +95,7 @@ fn fetch(dir: &Path) -> Result<()> {
     if proc::which("apt-get").is_none() || proc::which("dpkg-deb").is_none() {
         bail!("without apt busybox-static cannot be fetched");
     }
-    if !apt::knows("busybox-static") {
+    if apt::candidate("busybox-static").is_none() {
         apt::update()?;
     }
     let mut download = Command::new("apt-get");

@@ -166,14 +166,10 @@ pub(crate) fn find() -> Result<PathBuf> {
     if let Some(path) = proc::which(PROGRAM) {
         return Ok(path);
     }
-    let advice = if cfg!(target_os = "macos") {
-        "brew install qemu"
-    } else {
-        "sudo apt-get install qemu-system-x86"
-    };
-    apt::install(&["qemu-system-x86"]).with_context(|| {
-        format!("{PROGRAM} is not on PATH; please install QEMU (for example: {advice})")
-    })?;
+    if cfg!(target_os = "macos") {
+        bail!("{PROGRAM} is not on PATH; please type: brew install qemu");
+    }
+    apt::install(&["qemu-system-x86"]).with_context(|| format!("{PROGRAM} is not on PATH"))?;
     proc::which(PROGRAM).with_context(|| format!("{PROGRAM} is not on PATH after its installation"))
 }
 

@@ -16,7 +16,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{apt, proc};
 
@@ -364,27 +364,35 @@ fn fetch_by_apt() -> Result<Toolchain> {
     if proc::which("apt-get").is_none() {
         bail!("this machine has no apt");
     }
-    if !DISTRO_SETS.iter().any(|set| apt::knows(set[0])) {
+    let set = || {
+        DISTRO_SETS
+            .iter()
+            .find(|set| candidate_minor(set[0]).is_some_and(|minor| minor >= OLDEST_MINOR))
+    };
+    if set().is_none() {
         apt::update()?;
     }
-    let mut last = anyhow::anyhow!("apt knows no Rust of version 1.{OLDEST_MINOR} or later");
-    for set in DISTRO_SETS.iter().filter(|set| apt::knows(set[0])) {
-        match apt::install(set) {
-            Ok(()) => {
-                if lld_dir(Path::new("/usr/bin/rustc"))
-                    .or_else(|| lld_dir(&host_rustc()))
-                    .is_none()
-                {
-                    apt::install(&["lld"])?;
-                }
-                if let Some(tools) = distro_with_source() {
-                    return Ok(tools);
-                }
-            }
-            Err(error) => last = error,
-        }
+    let Some(set) = set() else {
+        bail!("apt knows no Rust of version 1.{OLDEST_MINOR} or later")
+    };
+    apt::install(set)?;
+    if lld_dir(Path::new("/usr/bin/rustc"))
+        .or_else(|| lld_dir(&host_rustc()))
+        .is_none()
+    {
+        apt::install(&["lld"])?;
     }
-    Err(last)
+    distro_with_source().with_context(|| format!("{} do not make a toolchain", set.join(" ")))
+}
+
+/// The minor version of the Rust that apt would install: 96 for `1.96.0+dfsg1-1`.
+fn candidate_minor(package: &str) -> Option<u32> {
+    apt::candidate(package)?
+        .strip_prefix("1.")?
+        .split('.')
+        .next()?
+        .parse()
+        .ok()
 }
 
 fn has_source(rustc: &Path) -> bool {
