@@ -2,15 +2,19 @@
 //!
 //! The static is empty and const. [`init_early`] lends it a block of memory that memblock gave; [`switch_to`] names the final
 //! allocator. Objects from the early heap may be freed at any time: their addresses tell where they came from.
+//!
+//! What the kernel allocates while it serves a program ([`ForProgram`]) is refused when only the pages are left that zones keep
+//! back: the program is told ENOMEM. Those pages are for what cannot fail: [`surely`], and the kernel's own threads.
 #![expect(unsafe_code, reason = "implements GlobalAlloc")]
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use linked_list_allocator::Heap;
 use spin::Once;
 
+use crate::mm;
 use crate::sync::IrqSpinLock;
 
 /// The allocator behind `alloc::`.
@@ -20,6 +24,14 @@ pub struct KernelHeap {
     early_end: AtomicUsize,
     last: Once<&'static (dyn GlobalAlloc + Sync)>,
 }
+
+/// Is a program being served?
+static FOR_PROGRAM: AtomicBool = AtomicBool::new(false);
+/// Is an allocation being made that cannot fail?
+static SURELY: AtomicBool = AtomicBool::new(false);
+/// What share of a program's allocations is refused: one in so many, or none. Linux: failslab.
+static REFUSE_ONE_IN: AtomicU64 = AtomicU64::new(0);
+static REFUSE_STATE: AtomicU64 = AtomicU64::new(0);
 
 #[global_allocator]
 static HEAP: KernelHeap = KernelHeap {
@@ -47,6 +59,77 @@ pub fn switch_to(allocator: &'static (dyn GlobalAlloc + Sync)) {
     HEAP.last.call_once(|| allocator);
 }
 
+/// While it lives, the kernel serves a program.
+#[derive(Debug)]
+#[must_use]
+pub struct ForProgram {
+    before: bool,
+}
+
+impl ForProgram {
+    /// From here on.
+    pub fn begin() -> Self {
+        Self {
+            before: FOR_PROGRAM.swap(true, Ordering::Relaxed),
+        }
+    }
+}
+
+impl Drop for ForProgram {
+    fn drop(&mut self) {
+        set_for_program(self.before);
+    }
+}
+
+/// Is a program being served? The scheduler keeps it for each task that it switches from.
+pub fn is_for_program() -> bool {
+    FOR_PROGRAM.load(Ordering::Relaxed)
+}
+
+/// Says so again, after a switch.
+pub fn set_for_program(is: bool) {
+    FOR_PROGRAM.store(is, Ordering::Relaxed);
+}
+
+/// Allocates what cannot fail: a little, for which [`can_allocate`] was asked.
+pub fn surely<R>(allocate: impl FnOnce() -> R) -> R {
+    let before = SURELY.swap(true, Ordering::Relaxed);
+    let result = allocate();
+    SURELY.store(before, Ordering::Relaxed);
+    result
+}
+
+/// Could this be allocated now?
+pub fn can_allocate(layout: Layout) -> bool {
+    // SAFETY: no layout here has size 0.
+    let object = unsafe { HEAP.alloc(layout) };
+    if !object.is_null() {
+        // SAFETY: it was allocated just now, with this layout.
+        unsafe { HEAP.dealloc(object, layout) };
+    }
+    !object.is_null()
+}
+
+/// Refuses one in `share` of the allocations for programs, chosen by `seed`; 0 for none.
+pub fn refuse_one_in(share: u64, seed: u64) {
+    REFUSE_STATE.store(seed, Ordering::Relaxed);
+    REFUSE_ONE_IN.store(share, Ordering::Relaxed);
+}
+
+fn is_refused() -> bool {
+    if !is_for_program() || SURELY.load(Ordering::Relaxed) {
+        return false;
+    }
+    let share = REFUSE_ONE_IN.load(Ordering::Relaxed);
+    // Knuth's MMIX generator; its high half is the better one.
+    let state = REFUSE_STATE.load(Ordering::Relaxed);
+    let next = state
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
+    REFUSE_STATE.store(next, Ordering::Relaxed);
+    (next >> 32).checked_rem(share) == Some(0) || mm::is_low()
+}
+
 impl KernelHeap {
     fn is_early(&self, object: *mut u8) -> bool {
         (self.early_start.load(Ordering::Relaxed)..self.early_end.load(Ordering::Relaxed))
@@ -57,6 +140,9 @@ impl KernelHeap {
 // SAFETY: both stages are allocators in their own right, and `dealloc` sends each object to the stage whose memory holds it.
 unsafe impl GlobalAlloc for KernelHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if is_refused() {
+            return ptr::null_mut();
+        }
         if let Some(last) = self.last.get() {
             // SAFETY: passed on; `layout` has a size above zero, as our caller promises.
             return unsafe { last.alloc(layout) };
@@ -80,6 +166,9 @@ unsafe impl GlobalAlloc for KernelHeap {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if is_refused() {
+            return ptr::null_mut();
+        }
         if let Some(last) = self.last.get() {
             // SAFETY: passed on.
             return unsafe { last.alloc_zeroed(layout) };
@@ -94,6 +183,9 @@ unsafe impl GlobalAlloc for KernelHeap {
     }
 
     unsafe fn realloc(&self, object: *mut u8, layout: Layout, new_size_bytes: usize) -> *mut u8 {
+        if new_size_bytes > layout.size() && is_refused() {
+            return ptr::null_mut();
+        }
         if let (false, Some(last)) = (self.is_early(object), self.last.get()) {
             // SAFETY: the object came from `last`; the rest is the caller's.
             return unsafe { last.realloc(object, layout, new_size_bytes) };

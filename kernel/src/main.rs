@@ -19,6 +19,7 @@ extern crate alloc;
 mod console;
 mod arch;
 mod boot;
+mod fallible;
 mod fs;
 mod heap;
 mod mm;

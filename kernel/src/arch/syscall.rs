@@ -7,6 +7,7 @@ use x86_64::registers::rflags::RFlags;
 
 use super::trap::TrapFrame;
 use super::{gdt, interrupts};
+use crate::heap;
 
 const MSR_STAR: u32 = 0xc000_0081;
 const MSR_CSTAR: u32 = 0xc000_0083;
@@ -40,5 +41,6 @@ pub fn init() {
 #[unsafe(no_mangle)]
 extern "C" fn syscall_from_user(frame: &mut TrapFrame) {
     interrupts::enable();
+    let _serving = heap::ForProgram::begin();
     crate::syscall::dispatch(frame);
 }

@@ -116,8 +116,12 @@ impl Content {
         if let Some(frame) = slot {
             return Ok(frame);
         }
-        let frame = Frame::new_zeroed()?;
         let backed = self.backing.get(index * PAGE_SIZE..).unwrap_or_default();
+        let frame = if backed.is_empty() {
+            Frame::new_for_data()?
+        } else {
+            Frame::new_zeroed()?
+        };
         frame.write(0, &backed[..backed.len().min(PAGE_SIZE)]);
         Ok(slot.insert(frame))
     }

@@ -24,6 +24,16 @@ pub fn nr_frames() -> usize {
 pub struct Frame(Pfn);
 
 impl Frame {
+    /// A frame of zeros for what is nowhere else. Only half of all memory may be such frames, or there is none to clean up with.
+    /// Linux: the size of a tmpfs.
+    pub fn new_for_data() -> Result<Self, Errno> {
+        let (total_bytes, _) = mm::total_and_free_bytes();
+        if nr_frames() as u64 >= total_bytes / PAGE_SIZE as u64 / 2 {
+            return Err(Errno::NOSPC);
+        }
+        Self::new_zeroed()
+    }
+
     /// A frame of zeros.
     pub fn new_zeroed() -> Result<Self, Errno> {
         let block = mm::manager()

@@ -1,16 +1,18 @@
 //! Files of the in-memory tree, without their names.
 
 use alloc::collections::BTreeMap;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use kmm::frame::PAGE_SIZE;
 use spin::Mutex;
 
 use super::content::Content;
 use super::device::Device;
 use super::proc::ProcNode;
-use crate::process::room;
+use crate::fallible;
+use crate::mm;
 use crate::syscall::Errno;
 
 /// The type part of `st_mode`.
@@ -32,10 +34,13 @@ pub mod mode {
 }
 
 /// Longest name of a file. Linux: `NAME_MAX`.
-const NAME_BYTES_MAX: usize = 255;
-/// What an insertion into a directory's tree may allocate at once: a leaf and its new neighbours.
-const BTREE_NODES_BYTES: usize = 2048;
+pub const NAME_BYTES_MAX: usize = 255;
 
+/// So many pages of memory allow one file. A file can take more than one page even if it is empty: the target of a symbolic link.
+/// Linux: tmpfs allows one in two pages.
+const PAGES_PER_INODE: u64 = 4;
+
+static NR_INODES: AtomicU64 = AtomicU64::new(0);
 static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 
 /// What changes without changing the file.
@@ -58,6 +63,32 @@ pub struct Inode {
     pub meta: Mutex<Meta>,
     /// What it is.
     pub node: Node,
+    /// Of a directory: the one that it is in.
+    pub(super) above: Mutex<Weak<Inode>>,
+    /// Its share of what the tree may hold; /proc takes none.
+    pub(super) _slot: Option<Slot>,
+}
+
+/// One file of those that may be there at a time.
+#[derive(Debug)]
+pub struct Slot;
+
+impl Slot {
+    fn take() -> Result<Self, Errno> {
+        let (total_bytes, _) = mm::total_and_free_bytes();
+        let most = total_bytes / PAGE_SIZE as u64 / PAGES_PER_INODE;
+        if NR_INODES.load(Ordering::Relaxed) >= most {
+            return Err(Errno::NOSPC);
+        }
+        NR_INODES.fetch_add(1, Ordering::Relaxed);
+        Ok(Self)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        NR_INODES.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The names in a directory.
@@ -81,18 +112,19 @@ pub enum Node {
 impl Inode {
     /// A file with no name yet.
     pub fn new(node: Node, permissions: u32, mtime_s: u64) -> Result<Arc<Self>, Errno> {
-        room(size_of::<Self>())?;
         let meta = Meta {
             permissions: permissions & mode::PERMISSIONS,
             mtime_s,
             nr_links: 1,
         };
         let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
-        Ok(Arc::new(Self {
+        fallible::arc(Self {
             number,
             meta: Mutex::new(meta),
             node,
-        }))
+            above: Mutex::default(),
+            _slot: Some(Slot::take()?),
+        })
     }
 
     /// An empty directory.
@@ -144,20 +176,55 @@ impl Inode {
         }
     }
 
+    /// Is it a directory that has been removed, but is still in use?
+    fn is_removed_dir(&self) -> bool {
+        self.is_dir() && self.meta.lock().nr_links == 0
+    }
+
+    /// Is `self` in the directory `top`, however deep, or `top` itself?
+    pub fn is_below(self: &Arc<Self>, top: &Arc<Self>) -> bool {
+        let mut at = Some(Arc::clone(self));
+        while let Some(dir) = at {
+            if Arc::ptr_eq(&dir, top) {
+                return true;
+            }
+            at = dir.above.lock().upgrade();
+        }
+        false
+    }
+
+    /// Puts `inode` under a name that is there in this directory; what had the name before.
+    pub fn replace(self: &Arc<Self>, name: &[u8], inode: Arc<Self>) -> Result<Arc<Self>, Errno> {
+        let mut names = self.names()?.lock();
+        let place = names.get_mut(name).ok_or(Errno::NOENT)?;
+        *inode.above.lock() = Arc::downgrade(self);
+        Ok(core::mem::replace(place, inode))
+    }
+
+    /// It has one name less.
+    pub fn unlinked(&self) {
+        let mut meta = self.meta.lock();
+        meta.nr_links = meta.nr_links.saturating_sub(1);
+    }
+
     /// Gives `inode` a name in this directory.
-    pub fn link(&self, name: &[u8], inode: Arc<Inode>) -> Result<(), Errno> {
+    pub fn link(self: &Arc<Self>, name: &[u8], inode: Arc<Self>) -> Result<(), Errno> {
+        // Else a tree could hang below it that nothing leads to.
+        if self.is_removed_dir() {
+            return Err(Errno::NOENT);
+        }
         if name.len() > NAME_BYTES_MAX {
             return Err(Errno::NAMETOOLONG);
         }
-        let mut key = Vec::new();
-        key.try_reserve_exact(name.len())?;
-        key.extend_from_slice(name);
-        room(BTREE_NODES_BYTES)?;
+        let key = fallible::copied(name)?;
         let mut names = self.names()?.lock();
         if names.contains_key(name) {
             return Err(Errno::EXIST);
         }
-        names.insert(key, inode);
+        let above = Arc::downgrade(self);
+        let named = Arc::clone(&inode);
+        fallible::into_map(|| names.insert(key, inode))?;
+        *named.above.lock() = above;
         Ok(())
     }
 }

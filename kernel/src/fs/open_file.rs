@@ -7,11 +7,12 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use spin::Mutex;
 
-use super::inode::{Inode, Node, mode};
+use super::inode::{Inode, NAME_BYTES_MAX, Node, mode};
 use super::path::{LastLink, Place};
 use super::pipe::{self, Readiness};
 use super::{Content, Result, device::Device, tty};
-use crate::process::room;
+use crate::fallible;
+use crate::process;
 use crate::syscall::{Errno, realtime_s};
 
 /// Flags of `open`.
@@ -64,7 +65,7 @@ pub struct OpenFile {
     /// What it is.
     pub object: Object,
     /// Where it was found; `None` for pipes.
-    pub place: Option<Arc<Place>>,
+    pub place: Option<Place>,
     flags: AtomicU32,
     cursor: Mutex<Cursor>,
 }
@@ -121,6 +122,9 @@ pub fn open(cwd: &Place, path: &[u8], flags: u32, permissions: u32) -> Result<Ar
     if matches!(inode.node, Node::Proc(_)) && for_writing {
         return Err(Errno::ACCES);
     }
+    if for_writing && process::is_running(&inode) {
+        return Err(Errno::TXTBSY);
+    }
     if let (Node::File(content), true) = (&inode.node, flags & flags::TRUNCATE != 0 && for_writing)
     {
         content.lock().truncate(0)?;
@@ -138,7 +142,7 @@ fn create(cwd: &Place, path: &[u8], permissions: u32) -> Result<Place> {
     // A symbolic link to nothing is followed to where the file is to be.
     if let Ok(link) = cwd.resolve(path, LastLink::Keep) {
         let (dir, _) = cwd.resolve_parent(path)?;
-        let to = super::path::target(&link.inode()).ok_or(Errno::NOENT)?;
+        let to = super::path::target(&link.inode())?.ok_or(Errno::NOENT)?;
         let (dir, name) = dir.resolve_parent(&to)?;
         return create_in(&dir, name, permissions);
     }
@@ -164,14 +168,13 @@ pub(super) fn touch(inode: &Inode) {
 impl OpenFile {
     /// Opens an object that is there.
     pub fn new(object: Object, place: Option<Place>, flags: u32) -> Result<Arc<Self>> {
-        room(size_of::<Self>() + size_of::<Place>())?;
         let kept = flags & (flags::ACCESS | flags::CHANGEABLE | flags::PATH | flags::DIRECTORY);
-        Ok(Arc::new(Self {
+        fallible::arc(Self {
             object,
-            place: place.map(Arc::new),
+            place,
             flags: AtomicU32::new(kept),
             cursor: Mutex::default(),
-        }))
+        })
     }
 
     /// The flags it has now.
@@ -360,8 +363,11 @@ impl OpenFile {
                 let after = if cursor.last_name.is_empty() {
                     Bound::Unbounded
                 } else {
-                    Bound::Excluded(cursor.last_name.clone())
+                    Bound::Excluded(fallible::copied(&cursor.last_name)?)
                 };
+                // Whatever name comes to be the last one, there is room for it.
+                let missing = NAME_BYTES_MAX.saturating_sub(cursor.last_name.len());
+                cursor.last_name.try_reserve(missing)?;
                 for (name, child) in names.range((after, Bound::Unbounded)) {
                     if !out.push(&mut cursor, child.number, child.mode(), name) {
                         fits = false;

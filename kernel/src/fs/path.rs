@@ -5,9 +5,11 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt;
 
 use super::inode::{Inode, Node};
 use super::root;
+use crate::fallible;
 use crate::syscall::Errno;
 
 /// Longest path, with its end. Linux: `PATH_MAX`.
@@ -24,41 +26,51 @@ pub enum LastLink {
     Keep,
 }
 
-/// A place in the tree.
-#[derive(Clone, Debug)]
+/// A place in the tree. Places share what they have in common, so a copy takes no memory.
+#[derive(Clone)]
 pub struct Place {
-    /// Names and files below the root, downwards.
-    steps: Vec<(Vec<u8>, Arc<Inode>)>,
+    /// `None` at the root.
+    last: Option<Arc<Step>>,
+}
+
+/// A name on the way down, and the file that had it.
+struct Step {
+    name: Vec<u8>,
+    inode: Arc<Inode>,
+    above: Option<Arc<Step>>,
 }
 
 impl Place {
     /// The root of the tree.
     pub const fn root() -> Self {
-        Self { steps: Vec::new() }
+        Self { last: None }
     }
 
     /// The file that is there.
     pub fn inode(&self) -> Arc<Inode> {
-        self.steps
-            .last()
-            .map_or_else(root, |(_, inode)| Arc::clone(inode))
+        self.last
+            .as_ref()
+            .map_or_else(root, |step| Arc::clone(&step.inode))
+    }
+
+    /// The steps to here, from the last one up.
+    fn steps(&self) -> impl Iterator<Item = &Step> {
+        core::iter::successors(self.last.as_deref(), |step| step.above.as_deref())
     }
 
     /// Its absolute path.
-    pub fn path(&self) -> Vec<u8> {
-        if self.steps.is_empty() {
-            return b"/".to_vec();
+    pub fn path(&self) -> Result<Vec<u8>, Errno> {
+        let len = self.steps().map(|step| step.name.len() + 1).sum::<usize>();
+        let mut path = Vec::new();
+        path.try_reserve_exact(len.max(1))?;
+        path.resize(len.max(1), b'/');
+        let mut end = len;
+        for step in self.steps() {
+            let start = end - step.name.len();
+            path[start..end].copy_from_slice(&step.name);
+            end = start - 1;
         }
-        self.steps
-            .iter()
-            .flat_map(|(name, _)| [b"/", name.as_slice()].concat())
-            .collect()
-    }
-
-    /// Is `other` this place, or below it?
-    pub fn contains(&self, other: &Self) -> bool {
-        let same = |(a, b): (&(_, Arc<Inode>), &(_, Arc<Inode>))| Arc::ptr_eq(&a.1, &b.1);
-        other.steps.len() >= self.steps.len() && self.steps.iter().zip(&other.steps).all(same)
+        Ok(path)
     }
 
     /// The place that `path` leads to from here.
@@ -101,11 +113,39 @@ impl Place {
 
     /// The place of `inode`, which has this `name` here.
     pub fn child(&self, name: &[u8], inode: Arc<Inode>) -> Result<Self, Errno> {
-        let mut steps = Vec::new();
-        steps.try_reserve_exact(self.steps.len() + 1)?;
-        steps.extend(self.steps.iter().cloned());
-        steps.push((name.to_vec(), inode));
-        Ok(Self { steps })
+        let step = fallible::arc(Step {
+            name: fallible::copied(name)?,
+            inode,
+            above: self.last.clone(),
+        })?;
+        Ok(Self { last: Some(step) })
+    }
+
+    /// The place above; the root is above itself.
+    fn parent(&self) -> Self {
+        Self {
+            last: self.last.as_ref().and_then(|step| step.above.clone()),
+        }
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self
+            .last
+            .as_ref()
+            .map_or(b"/".as_slice(), |step| &step.name);
+        f.debug_tuple("Place").field(&name.escape_ascii()).finish()
+    }
+}
+
+/// One after the other: however deep a place is, the stack is not.
+impl Drop for Step {
+    fn drop(&mut self) {
+        let mut above = self.above.take();
+        while let Some(step) = above {
+            above = Arc::into_inner(step).and_then(|mut step| step.above.take());
+        }
     }
 }
 
@@ -123,7 +163,7 @@ impl Walk {
             return Err(Errno::NAMETOOLONG);
         }
         if path[0] == b'/' {
-            self.at.steps.clear();
+            self.at = Place::root();
         }
         let must_be_dir = path.ends_with(b"/") || path.ends_with(b"/.");
         let mut names = path
@@ -137,17 +177,15 @@ impl Walk {
             }
             match name {
                 b"." => {}
-                b".." => drop(self.at.steps.pop()),
+                b".." => self.at = self.at.parent(),
                 name => {
                     let inode = here.lookup(name)?;
                     let is_last = names.peek().is_none();
                     let follow = !is_last || last == LastLink::Follow || must_be_dir;
-                    match target(&inode) {
-                        Some(to) if follow => self.follow(&to)?,
-                        _ => {
-                            self.at.steps.try_reserve(1)?;
-                            self.at.steps.push((name.to_vec(), inode));
-                        }
+                    let to = if follow { target(&inode)? } else { None };
+                    match to {
+                        Some(to) => self.follow(&to)?,
+                        None => self.at = self.at.child(name, inode)?,
                     }
                 }
             }
@@ -168,10 +206,10 @@ impl Walk {
 }
 
 /// Where a symbolic link leads; `None` for any other file.
-pub fn target(inode: &Inode) -> Option<Vec<u8>> {
+pub fn target(inode: &Inode) -> Result<Option<Vec<u8>>, Errno> {
     match &inode.node {
-        Node::Link(to) => Some(to.clone()),
+        Node::Link(to) => fallible::copied(to).map(Some),
         Node::Proc(node) => node.target(),
-        _ => None,
+        _ => Ok(None),
     }
 }

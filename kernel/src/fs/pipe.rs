@@ -7,7 +7,8 @@ use alloc::vec::Vec;
 
 use spin::Mutex;
 
-use crate::process::{self, Channel, room};
+use crate::fallible;
+use crate::process::{self, Channel};
 use crate::syscall::Errno;
 
 /// Bytes that fit. Linux: `PIPE_DEF_BUFFERS` pages.
@@ -53,7 +54,6 @@ pub fn new() -> Result<(Reader, Writer), Errno> {
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(CAPACITY_BYTES)?;
     bytes.resize(CAPACITY_BYTES, 0);
-    room(size_of::<Pipe>())?;
     let ring = Ring {
         bytes,
         start: 0,
@@ -61,9 +61,9 @@ pub fn new() -> Result<(Reader, Writer), Errno> {
         has_reader: true,
         has_writer: true,
     };
-    let pipe = Arc::new(Pipe {
+    let pipe = fallible::arc(Pipe {
         ring: Mutex::new(ring),
-    });
+    })?;
     Ok((Reader(Arc::clone(&pipe)), Writer(pipe)))
 }
 

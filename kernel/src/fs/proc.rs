@@ -15,6 +15,7 @@ use spin::Mutex;
 use super::inode::{Inode, Meta, Node, mode};
 use super::{Result, cmdline, tty};
 use crate::arch::{timer, usercopy};
+use crate::fallible;
 use crate::mm;
 use crate::process::{self, MapFile, Mm, Pid, State, Task};
 use crate::syscall::{Errno, VERSION};
@@ -93,7 +94,6 @@ impl PidFile {
 impl ProcNode {
     /// The inode of the file. Each look makes a new one, with the same number.
     pub fn inode(self) -> Result<Arc<Inode>> {
-        process::room(size_of::<Inode>())?;
         let permissions = match self.mode() {
             mode::DIR => DIR_PERMISSIONS,
             mode::LINK => LINK_PERMISSIONS,
@@ -104,11 +104,13 @@ impl ProcNode {
             mtime_s: 0,
             nr_links: 1,
         };
-        Ok(Arc::new(Inode {
+        fallible::arc(Inode {
             number: self.number(),
             meta: Mutex::new(meta),
             node: Node::Proc(self),
-        }))
+            above: Mutex::default(),
+            _slot: None,
+        })
     }
 
     /// Its type. Linux: `st_mode & S_IFMT`.
@@ -150,46 +152,45 @@ impl ProcNode {
         let mut list = Vec::new();
         match self {
             Self::Root => {
-                list.extend(
-                    ProcFile::ALL
-                        .iter()
-                        .map(|&file| (file.name().into(), Self::File(file))),
-                );
-                list.push((b"self".to_vec(), Self::MySelf));
+                for &file in ProcFile::ALL {
+                    add(&mut list, file.name().as_bytes(), Self::File(file))?;
+                }
+                add(&mut list, b"self", Self::MySelf)?;
                 let mut pids = all_pids()?;
                 pids.sort_unstable();
                 for pid in pids {
                     let mut name = Text::default();
                     write!(name, "{pid}").map_err(|_| Errno::NOMEM)?;
-                    list.push((name.0, Self::PidDir(pid)));
+                    fallible::push(&mut list, (name.0, Self::PidDir(pid)))?;
                 }
             }
-            Self::PidDir(pid) => list.extend(
-                PidFile::ALL
-                    .iter()
-                    .map(|&file| (file.name().into(), Self::PidFile(pid, file))),
-            ),
+            Self::PidDir(pid) => {
+                for &file in PidFile::ALL {
+                    add(&mut list, file.name().as_bytes(), Self::PidFile(pid, file))?;
+                }
+            }
             _ => return Err(Errno::NOTDIR),
         }
         Ok(list)
     }
 
     /// Where a symbolic link leads.
-    pub fn target(self) -> Option<Vec<u8>> {
-        match self {
+    pub fn target(self) -> Result<Option<Vec<u8>>> {
+        let place = match self {
             Self::MySelf => {
                 let mut name = Text::default();
-                write!(name, "{}", process::current().pid).ok()?;
-                Some(name.0)
+                write!(name, "{}", process::current().pid).map_err(|_| Errno::NOMEM)?;
+                return Ok(Some(name.0));
             }
-            Self::PidFile(pid, PidFile::Exe) => process::find_task(pid)?
-                .mm()?
-                .program()
-                .exe
-                .map(|place| place.path()),
-            Self::PidFile(pid, PidFile::Cwd) => Some(process::find_task(pid)?.fs.lock().cwd.path()),
+            Self::PidFile(pid, PidFile::Exe) => process::find_task(pid)
+                .and_then(|task| task.mm())
+                .and_then(|mm| mm.program().exe),
+            Self::PidFile(pid, PidFile::Cwd) => {
+                process::find_task(pid).map(|task| task.fs.lock().cwd.clone())
+            }
             _ => None,
-        }
+        };
+        place.map(|place| place.path()).transpose()
     }
 
     /// What a file says now.
@@ -211,6 +212,10 @@ impl ProcNode {
 
 fn pid_of(name: &[u8]) -> Option<Pid> {
     core::str::from_utf8(name).ok()?.parse().ok().map(Pid::new)
+}
+
+fn add(list: &mut Vec<(Vec<u8>, ProcNode)>, name: &[u8], node: ProcNode) -> Result<()> {
+    fallible::push(list, (fallible::copied(name)?, node))
 }
 
 fn all_pids() -> Result<Vec<Pid>> {
@@ -465,6 +470,7 @@ fn write_maps(mm: &Mm, out: &mut Text) -> fmt::Result {
     let heap = space.mm().start_brk().as_u64()..space.mm().current_brk().as_u64();
     for (range, vma) in space.vmas() {
         let path = vma.file.as_ref().map(|file| file.place.path());
+        let path = path.transpose().map_err(|_| fmt::Error)?;
         let path = path
             .as_deref()
             .map(|path| core::str::from_utf8(path).unwrap_or("?"));

@@ -202,13 +202,14 @@ impl Tty {
                 continue;
             };
             let chars = &self.termios.chars;
+            // What a reader in raw mode has taken of the line cannot be erased any more.
             if byte == chars[VERASE] || byte == b'\x08' {
-                if self.line.len > 0 {
+                if self.line.len > self.line.start {
                     self.line.len -= 1;
                     self.put_echo(b"\x08 \x08");
                 }
             } else if byte == chars[VKILL] {
-                while self.line.len > 0 {
+                while self.line.len > self.line.start {
                     self.line.len -= 1;
                     self.put_echo(b"\x08 \x08");
                 }

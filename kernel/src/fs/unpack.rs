@@ -11,13 +11,11 @@ use super::device::Device;
 use super::inode::{Inode, Node, mode};
 use super::proc::ProcNode;
 use super::{Result, path};
-use crate::process::room;
+use crate::fallible;
 use crate::syscall::Errno;
 
 const DIR_PERMISSIONS: u32 = 0o755;
 const DEVICE_PERMISSIONS: u32 = 0o666;
-/// What an insertion into a map may allocate at once.
-const BTREE_NODES_BYTES: usize = 1024;
 
 /// What became of an archive.
 pub struct Unpacked {
@@ -99,21 +97,20 @@ fn add(
             Node::File(Mutex::new(Content::backed(entry.contents)))
         }
         mode::LINK if entry.contents.len() < path::PATH_BYTES_MAX => {
-            Node::Link(entry.contents.to_vec())
+            Node::Link(fallible::copied(entry.contents)?)
         }
         _ => return Err(Errno::INVAL),
     };
     let inode = Inode::new(node, entry.mode, mtime_s)?;
     dir.link(last, Arc::clone(&inode))?;
     if entry.nr_links > 1 {
-        room(BTREE_NODES_BYTES)?;
-        hard_links.insert(entry.inode, inode);
+        fallible::into_map(|| hard_links.insert(entry.inode, inode))?;
     }
     Ok(())
 }
 
 /// The directory of that name, made if there is none.
-fn subdir(dir: &Inode, name: &[u8]) -> Result<Arc<Inode>> {
+fn subdir(dir: &Arc<Inode>, name: &[u8]) -> Result<Arc<Inode>> {
     if name == b".." {
         return Err(Errno::INVAL);
     }

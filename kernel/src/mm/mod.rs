@@ -12,9 +12,10 @@ mod tests;
 
 use core::ptr::NonNull;
 
-use kmm::frame::{MemMap, Pfn, PfnRange, PhysAddr, VirtAddr};
+use kmm::frame::{MemMap, Order, Pfn, PfnRange, PhysAddr, VirtAddr, ZoneType};
 use kmm::host::DirectMap;
 use kmm::vmalloc::CacheMode;
+use kmm::zone::Mark;
 use spin::Once;
 use x86_64::structures::idt::PageFaultErrorCode;
 
@@ -72,6 +73,16 @@ pub fn phys() -> &'static DirectMap {
 /// The kernel's own top table.
 pub fn kernel_root() -> Pfn {
     manager().kernel_half().pfn()
+}
+
+/// Are only those pages free that zones keep back?
+pub fn is_low() -> bool {
+    MACHINE.get().is_some_and(|machine| {
+        let zones = machine.manager.pages().all();
+        !zones
+            .iter()
+            .any(|zone| zone.watermark_ok(Order::ZERO, Mark::Min, ZoneType::Normal))
+    })
 }
 
 /// Gives one reference to a frame back; the last one frees it.

@@ -4,6 +4,7 @@ use alloc::format;
 
 use super::{for_each_task, reap_all, spawn, wait};
 use crate::fs::{open_console, tty};
+use crate::heap;
 use crate::shell::{Command, status};
 use crate::syscall::Errno;
 
@@ -14,11 +15,18 @@ const NOT_FOUND: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
 
 /// Shell commands of processes.
-pub const COMMANDS: &[Command] = &[Command {
-    name: "tasks",
-    help: "lists the tasks",
-    run: tasks,
-}];
+pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "tasks",
+        help: "lists the tasks",
+        run: tasks,
+    },
+    Command {
+        name: "failslab",
+        help: "N [SEED]: refuses one in N of the kernel's allocations for programs; 0 for none",
+        run: fail_slab,
+    },
+];
 
 /// Runs a program of /bin, or one by its path, on the terminal, and waits for it. Returns its status as a shell does.
 pub fn run_program(words: &[&str]) -> i32 {
@@ -30,7 +38,10 @@ pub fn run_program(words: &[&str]) -> i32 {
     } else {
         format!("/bin/{name}")
     };
-    let started = open_console().and_then(|console| spawn(&path, words, ENVIRONMENT, &console));
+    let started = {
+        let _serving = heap::ForProgram::begin();
+        open_console().and_then(|console| spawn(&path, words, ENVIRONMENT, &console))
+    };
     let ended = match started {
         Ok(pid) => {
             tty::set_owner(Some(pid));
@@ -64,6 +75,20 @@ fn describe(error: Errno) -> &'static str {
         Errno::NOMEM => "no memory",
         Errno::AGAIN => "too many tasks",
         _ => "cannot be run",
+    }
+}
+
+fn fail_slab(arguments: &[&str]) -> i32 {
+    let number = |at: usize| arguments.get(at).map(|text| text.parse());
+    match (number(0), number(1).unwrap_or(Ok(1))) {
+        (Some(Ok(share)), Ok(seed)) => {
+            heap::refuse_one_in(share, seed);
+            status::OK
+        }
+        _ => {
+            println!("usage: failslab N [SEED]");
+            status::USAGE
+        }
     }
 }
 

@@ -14,9 +14,10 @@ use super::elf::{HEAD_BYTES, PHDR_BYTES, Plan, Segment, USER_END};
 use super::files::Fd;
 use super::space::{Program, errno, with_mm};
 use super::stack_image::{ARGS_BYTES_MAX, Contents, StackImage, at};
-use super::task::{Blueprint, Pid, Task, owned};
+use super::task::{Blueprint, NAME_BYTES, Pid, Task, owned, short_name};
 use super::{MapFile, Mm, current, map_request, random, scheduler, wait};
 use crate::arch::{self, TrapFrame, timer, usercopy};
+use crate::fallible;
 use crate::fs::{Inode, LastLink, Node, OpenFile, Place};
 use crate::syscall::Errno;
 
@@ -32,7 +33,7 @@ struct Loaded {
     mm: Arc<Mm>,
     entry: u64,
     stack_pointer: u64,
-    name: Vec<u8>,
+    name: [u8; NAME_BYTES],
 }
 
 /// Runs the file at `path` in place of the running program. On success `frame` is the new program's. Linux: `execve`.
@@ -117,9 +118,9 @@ fn load(
     env: &[Vec<u8>],
 ) -> Result<Loaded, Errno> {
     if args.is_empty() {
-        args.push(path.to_vec());
+        fallible::push(&mut args, fallible::copied(path)?)?;
     }
-    let mut exec_path = path.to_vec();
+    let mut exec_path = fallible::copied(path)?;
     let mut nr_scripts = 0;
     let (place, inode, head) = loop {
         let place = cwd.resolve(&exec_path, LastLink::Follow)?;
@@ -132,13 +133,14 @@ fn load(
         if nr_scripts > SCRIPTS_MAX {
             return Err(Errno::LOOP);
         }
-        let front = [
-            Some(script.interpreter.to_vec()),
-            script.argument.map(<[u8]>::to_vec),
-            Some(exec_path),
-        ];
-        args.splice(..1, front.into_iter().flatten());
-        exec_path = script.interpreter.to_vec();
+        // The interpreter, its argument if there is one, and the script take the place of the first word.
+        args.try_reserve(2)?;
+        args[0] = exec_path;
+        if let Some(argument) = script.argument {
+            args.insert(0, fallible::copied(argument)?);
+        }
+        args.insert(0, fallible::copied(script.interpreter)?);
+        exec_path = fallible::copied(script.interpreter)?;
     };
     let plan = Plan::new(&head, inode.size_bytes()).map_err(|_| Errno::NOEXEC)?;
     let total_bytes: usize = args
@@ -150,8 +152,7 @@ fn load(
         return Err(Errno::TOOBIG);
     }
     let image = stack_image(&plan, &args, env, &exec_path)?;
-    let place = Arc::new(place);
-    let file = MapFile::new(Arc::clone(&place), inode);
+    let file = MapFile::new(place.clone(), inode);
     let mm = Mm::new()?;
     map_program(&mm, &plan, &file)?;
     let stack = USER_END
@@ -193,8 +194,8 @@ fn load(
     let name = exec_path
         .rsplit(|&byte| byte == b'/')
         .next()
-        .unwrap_or_default()
-        .to_vec();
+        .unwrap_or_default();
+    let name = short_name(name);
     Ok(Loaded {
         mm,
         entry: plan.entry,

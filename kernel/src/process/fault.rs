@@ -9,6 +9,7 @@ use x86_64::structures::idt::PageFaultErrorCode;
 use super::signal::{Disposition, Signal};
 use super::{ExitStatus, SignalInfo, Task, current, signal};
 use crate::arch::TrapFrame;
+use crate::heap;
 
 static REPORTS: AtomicBool = AtomicBool::new(true);
 
@@ -26,6 +27,7 @@ pub fn page_fault(
     addr: u64,
     error: PageFaultErrorCode,
 ) -> Result<(), SignalInfo> {
+    let _serving = heap::ForProgram::begin();
     let task = current();
     let Some(mm) = task.mm() else {
         return Err(SignalInfo {

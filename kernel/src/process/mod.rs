@@ -26,12 +26,11 @@ mod task;
 mod tests;
 mod wait;
 
-use alloc::vec::Vec;
+use alloc::sync::Arc;
 use core::fmt;
 
 use crate::arch::TrapFrame;
-use crate::fs::tty;
-use crate::syscall::Errno;
+use crate::fs::{Inode, tty};
 
 pub use commands::{COMMANDS, run_program};
 pub use exec::{check_executable, exec, spawn};
@@ -60,16 +59,11 @@ pub struct SignalInfo {
     pub addr: u64,
 }
 
-/// Can the kernel allocate `size_bytes` at once? Then it still can after this call, as no other code runs in between.
-///
-/// # Errors
-/// [`Errno::NOMEM`] if not. To be asked before an allocation that cannot report failure.
-pub fn room(size_bytes: usize) -> Result<(), Errno> {
-    // Counts of `Arc`, and the like.
-    const OVERHEAD_BYTES: usize = 32;
-    Vec::<u8>::new()
-        .try_reserve_exact(size_bytes + OVERHEAD_BYTES)
-        .map_err(Errno::from)
+/// Is this file the program of a task? Then it must not be changed. Linux: `deny_write_access`.
+pub fn is_running(inode: &Arc<Inode>) -> bool {
+    let mut is_running = false;
+    for_each_task(|task| is_running |= task.mm().is_some_and(|mm| mm.runs(inode)));
+    is_running
 }
 
 /// A thread that runs `main` in the kernel.
@@ -108,6 +102,13 @@ pub fn wait_for_serial_byte() -> u8 {
             return byte;
         }
     }
+}
+
+/// Between two parts of a long call: lets others run if it is time. `false` if a signal waits, so that the call should end.
+pub fn may_go_on() -> bool {
+    scheduler::reschedule_if_asked();
+    let task = current();
+    task.exit_requested().is_none() && !task.signals.is_any_deliverable()
 }
 
 /// The running task, to print; also when the kernel has panicked.

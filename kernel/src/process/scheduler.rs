@@ -14,6 +14,7 @@ use core::fmt;
 
 use super::task::{Blueprint, Pid, State, Task};
 use crate::arch::{self, Context, interrupts, timer};
+use crate::heap;
 use crate::sync::IrqSpinLock;
 use crate::syscall::Errno;
 
@@ -349,10 +350,12 @@ fn schedule() {
         let (from, to) = (prev.context(), next.context());
         // The list, `current` and `dead` keep both alive; this stack may never be returned to.
         drop((prev, next));
+        let is_for_program = heap::is_for_program();
         // SAFETY: interrupts are off. `from` is the running task's, `to` belongs to one that does not run; both stay valid, as the
         // scheduler keeps their tasks, and a task in `dead` is never switched to.
         unsafe { arch::switch(from, to) };
         finish_switch();
+        heap::set_for_program(is_for_program);
     }
     if were_on {
         interrupts::enable();
@@ -361,6 +364,7 @@ fn schedule() {
 
 /// Frees the task that ended just before the switch.
 pub fn finish_switch() {
+    heap::set_for_program(false);
     let dead = SCHEDULER.lock().dead.take();
     drop(dead);
 }

@@ -13,7 +13,8 @@ use kmm::frame::{Pfn, VirtAddr};
 use kmm::vma::{MapFlags, MmapReq, Prot, VmFlags};
 use spin::{Mutex, MutexGuard};
 
-use super::{current, room};
+use super::current;
+use crate::fallible;
 use crate::fs::{Inode, Node, Place};
 use crate::mm::{self, KernelHost};
 use crate::syscall::Errno;
@@ -22,13 +23,13 @@ use crate::syscall::Errno;
 #[derive(Clone, Debug)]
 pub struct MapFile {
     /// Where it was found.
-    pub place: Arc<Place>,
+    pub place: Place,
     inode: Arc<Inode>,
 }
 
 impl MapFile {
     /// The file at `place`.
-    pub fn new(place: Arc<Place>, inode: Arc<Inode>) -> Self {
+    pub fn new(place: Place, inode: Arc<Inode>) -> Self {
         Self { place, inode }
     }
 
@@ -54,7 +55,8 @@ unsafe impl FileSource for MapFile {
         match content.lock().page(pgoff) {
             Ok(Some(pfn)) => Ok(FilePage { pfn, major: false }),
             Ok(None) => Err(FileError::BeyondEnd),
-            Err(_) => Err(FileError::OutOfMemory),
+            Err(Errno::NOMEM) => Err(FileError::OutOfMemory),
+            Err(_) => Err(FileError::Io),
         }
     }
 }
@@ -63,7 +65,7 @@ unsafe impl FileSource for MapFile {
 #[derive(Clone, Debug, Default)]
 pub struct Program {
     /// The file that runs.
-    pub exe: Option<Arc<Place>>,
+    pub exe: Option<Place>,
     /// Its code, as loaded.
     pub code: Range<u64>,
     /// Where the heap starts.
@@ -99,13 +101,12 @@ impl Mm {
         space: AddressSpace<KernelHost, MapFile>,
         program: Program,
     ) -> Result<Arc<Self>, Errno> {
-        room(size_of::<Self>())?;
         let root = space.root();
-        Ok(Arc::new(Self {
+        fallible::arc(Self {
             space: Mutex::new(space),
             root,
             program: Mutex::new(program),
-        }))
+        })
     }
 
     /// The areas. Nobody touches user memory while this is held.
@@ -121,6 +122,15 @@ impl Mm {
     /// What is where.
     pub fn program(&self) -> Program {
         self.program.lock().clone()
+    }
+
+    /// Is this file the program?
+    pub(super) fn runs(&self, inode: &Arc<Inode>) -> bool {
+        let program = self.program.lock();
+        program
+            .exe
+            .as_ref()
+            .is_some_and(|place| Arc::ptr_eq(&place.inode(), inode))
     }
 
     pub(super) fn set_program(&self, program: Program) {

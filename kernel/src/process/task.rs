@@ -11,12 +11,12 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use spin::Mutex;
 
 use super::files::FdTable;
-use super::room;
 use super::scheduler::{self, Channel};
 use super::signal::{Actions, Signals};
 use super::space::Mm;
 use super::wait::{self, ExitStatus};
 use crate::arch::{Context, TrapFrame, timer};
+use crate::fallible;
 use crate::fs::Place;
 use crate::mm::{self, KernelStack};
 use crate::syscall::Errno;
@@ -190,10 +190,9 @@ impl Task {
         context: Context,
         is_kernel: bool,
     ) -> Result<Arc<Self>, Errno> {
-        room(size_of::<Self>())?;
         let pid = scheduler::new_pid();
         let (group, session) = blueprint.group_and_session.unwrap_or((pid, pid));
-        Ok(Arc::new(Self {
+        fallible::arc(Self {
             pid,
             start_ns: timer::now_ns(),
             fs: Mutex::new(blueprint.fs),
@@ -217,7 +216,7 @@ impl Task {
             exit_status: AtomicU32::new(NOT_ENDED),
             context: UnsafeCell::new(context),
             stack,
-        }))
+        })
     }
 
     /// A task that enters user mode with `frame`; `fork` says whether it inherits FPU and segment bases from the running task.
@@ -414,6 +413,8 @@ pub(super) fn spawn_kernel_thread(name: &str, main: fn()) -> Result<Pid, Errno> 
 pub(super) fn owned(words: &[&str]) -> Result<Vec<Vec<u8>>, Errno> {
     let mut list = Vec::new();
     list.try_reserve_exact(words.len())?;
-    list.extend(words.iter().map(|word| word.as_bytes().to_vec()));
+    for word in words {
+        list.push(fallible::copied(word.as_bytes())?);
+    }
     Ok(list)
 }

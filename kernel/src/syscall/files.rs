@@ -4,8 +4,9 @@ use alloc::sync::Arc;
 
 use super::user::{self, CHUNK_BYTES};
 use super::{Call, Errno, Outcome};
+use crate::fallible;
 use crate::fs::{self, Inode, Node, Object, OpenFile, Place, Seek, flags, pipe};
-use crate::process::{Fd, Signal, post_signal};
+use crate::process::{self, Fd, Signal, post_signal};
 
 /// Most parts of a `readv`. Linux: `UIO_MAXIOV`.
 const PARTS_MAX: u64 = 1024;
@@ -13,6 +14,9 @@ const PARTS_MAX: u64 = 1024;
 const MEMFD_NAME_BYTES: usize = 249;
 const MEMFD_CLOEXEC: u64 = 1;
 const MEMFD_ALLOW_SEALING: u64 = 2;
+
+/// Most bytes of one call. Linux: `MAX_RW_COUNT`.
+const BYTES_MAX: u64 = 0x7fff_f000;
 
 const F_DUPFD: u64 = 0;
 const F_GETFD: u64 = 1;
@@ -114,6 +118,7 @@ fn read_into(
     if i64::try_from(len).is_err() {
         return Err(Errno::INVAL);
     }
+    let len = len.min(BYTES_MAX);
     let mut buf = user::buffer(chunk_len(len))?;
     let mut done = 0;
     loop {
@@ -128,7 +133,7 @@ fn read_into(
             Err(_) if done != 0 => return Ok(done),
             Err(error) => return Err(error),
         }
-        if step != Ok(want) || done == len || !file.is_seekable() {
+        if step != Ok(want) || done == len || !file.is_seekable() || !process::may_go_on() {
             return Ok(done);
         }
     }
@@ -147,6 +152,7 @@ fn write_from(
     if i64::try_from(len).is_err() {
         return Err(Errno::INVAL);
     }
+    let len = len.min(BYTES_MAX);
     let mut done = 0;
     loop {
         let want = chunk_len(len - done);
@@ -161,7 +167,7 @@ fn write_from(
                 return Err(error);
             }
         }
-        if step != Ok(want) || done == len {
+        if step != Ok(want) || done == len || !process::may_go_on() {
             return Ok(done);
         }
     }
@@ -320,7 +326,7 @@ pub(super) fn memfd_create(call: &Call<'_>, name: u64, flags: u64) -> Outcome {
         0o777,
         super::realtime_s(),
     )?;
-    let place = Place::root().child(&[b"memfd:", name.as_slice()].concat(), Arc::clone(&inode))?;
+    let place = Place::root().child(&fallible::concat(&[b"memfd:", &name])?, Arc::clone(&inode))?;
     let file = OpenFile::new(Object::Inode(inode), Some(place), flags::READ_WRITE)?;
     call.task.files.lock().insert(
         0,

@@ -8,7 +8,7 @@ use kmm::vma::{MapFlags, Prot, RemapFlags, RemapReq, VmFlags};
 use super::user::{self, CHUNK_BYTES};
 use super::{Call, Errno, Outcome, realtime_s};
 use crate::fs::{Content, Inode, Node, OpenFile, Place};
-use crate::process::{MapFile, Mm, map_request, mm_errno};
+use crate::process::{self, MapFile, Mm, map_request, mm_errno};
 
 const PAGE_BYTES: u64 = PAGE_SIZE as u64;
 /// Linux: `PROT_GROWSDOWN`, `PROT_GROWSUP`.
@@ -70,7 +70,7 @@ fn map_file(open: &OpenFile, offset: u64, is_shared: bool) -> Result<Mapped, Err
     match &inode.node {
         Node::File(_) => Ok((
             Some((
-                MapFile::new(Arc::clone(place), Arc::clone(inode)),
+                MapFile::new(place.clone(), Arc::clone(inode)),
                 offset / PAGE_BYTES,
             )),
             may,
@@ -90,7 +90,7 @@ fn shared_memory(len: u64) -> Result<MapFile, Errno> {
     content.truncate(size_bytes).map_err(|_| Errno::NOMEM)?;
     let inode = Inode::new(Node::File(spin::Mutex::new(content)), 0o600, realtime_s())?;
     let place = Place::root().child(b"dev/zero (deleted)", Arc::clone(&inode))?;
-    Ok(MapFile::new(Arc::new(place), inode))
+    Ok(MapFile::new(place, inode))
 }
 
 pub(super) fn munmap(call: &Call<'_>, addr: u64, len: u64) -> Outcome {
@@ -183,6 +183,9 @@ pub(super) fn mincore(call: &Call<'_>, addr: u64, len: u64, vec: u64) -> Outcome
         }
         user::put_bytes(vec.checked_add(done).ok_or(Errno::FAULT)?, &present)?;
         done += count;
+        if !process::may_go_on() {
+            return Err(Errno::AGAIN);
+        }
     }
     Ok(0)
 }

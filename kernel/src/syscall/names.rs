@@ -4,8 +4,9 @@ use alloc::sync::Arc;
 
 use super::user;
 use super::{Call, Errno, Outcome, realtime_s};
+use crate::fallible;
 use crate::fs::{self, Inode, LastLink, Node, Place, flags, target};
-use crate::process::Fd;
+use crate::process::{self, Fd};
 
 /// In the place of a directory's number: the working directory.
 pub(super) const AT_FDCWD: u64 = -100_i64 as u64;
@@ -34,7 +35,7 @@ fn base(call: &Call<'_>, dir: u64, path: &[u8]) -> Result<Place, Errno> {
     }
     let file = user::file(&call.task.files, dir)?;
     match &file.place {
-        Some(place) if place.inode().is_dir() => Ok(Place::clone(place)),
+        Some(place) if place.inode().is_dir() => Ok(place.clone()),
         _ => Err(Errno::NOTDIR),
     }
 }
@@ -124,15 +125,16 @@ pub(super) fn readlinkat(call: &Call<'_>, dir: u64, path: u64, addr: u64, len: u
         .filter(|&len| len != 0)
         .ok_or(Errno::INVAL)?;
     let inode = find(call, dir, path, AT_SYMLINK_NOFOLLOW)?;
-    let to = target(&inode).ok_or(Errno::INVAL)?;
+    let to = target(&inode)?.ok_or(Errno::INVAL)?;
     let told = &to[..to.len().min(len)];
     user::put_bytes(addr, told)?;
     Ok(told.len() as u64)
 }
 
 pub(super) fn getcwd(call: &Call<'_>, addr: u64, len: u64) -> Outcome {
-    let mut path = call.task.fs.lock().cwd.path();
-    path.push(0);
+    let cwd = call.task.fs.lock().cwd.clone();
+    let mut path = cwd.path()?;
+    fallible::push(&mut path, 0)?;
     if len < path.len() as u64 {
         return Err(Errno::RANGE);
     }
@@ -147,7 +149,7 @@ pub(super) fn chdir(call: &Call<'_>, path: u64) -> Outcome {
 
 pub(super) fn fchdir(call: &Call<'_>, fd: u64) -> Outcome {
     let file = user::file(&call.task.files, fd)?;
-    change_to(call, file.place.as_deref().cloned().ok_or(Errno::NOTDIR)?)
+    change_to(call, file.place.clone().ok_or(Errno::NOTDIR)?)
 }
 
 fn change_to(call: &Call<'_>, place: Place) -> Outcome {
@@ -218,9 +220,8 @@ pub(super) fn unlinkat(call: &Call<'_>, dir: u64, path: u64, at_flags: u64) -> O
         _ => {}
     }
     let removed = parent.names()?.lock().remove(name);
-    let mut meta = inode.meta.lock();
-    meta.nr_links = meta.nr_links.saturating_sub(1);
-    drop((meta, removed));
+    inode.unlinked();
+    drop(removed);
     Ok(0)
 }
 
@@ -242,11 +243,7 @@ pub(super) fn renameat(
     let (from, to) = (old_parent.inode(), new_parent.inode());
     from.names()?;
     to.names()?;
-    if inode.is_dir()
-        && old_parent
-            .child(old_name, Arc::clone(&inode))?
-            .contains(&new_parent)
-    {
+    if to.is_below(&inode) {
         return Err(Errno::INVAL);
     }
     let replaced = match to.lookup(new_name) {
@@ -256,19 +253,18 @@ pub(super) fn renameat(
             (true, false) => return Err(Errno::NOTDIR),
             (false, true) => return Err(Errno::ISDIR),
             (true, true) if !is_empty_dir(&there) => return Err(Errno::NOTEMPTY),
-            _ => to.names()?.lock().remove(new_name),
+            _ => Some(to.replace(new_name, inode)?),
         },
-        Err(Errno::NOENT) => None,
+        Err(Errno::NOENT) => {
+            to.link(new_name, inode)?;
+            None
+        }
         Err(error) => return Err(error),
     };
-    if let Err(error) = to.link(new_name, inode) {
-        // The name that was there has its place in the tree still.
-        if let Some(there) = replaced {
-            to.names()?.lock().insert(new_name.to_vec(), there);
-        }
-        return Err(error);
-    }
     let moved = from.names()?.lock().remove(old_name);
+    if let Some(replaced) = &replaced {
+        replaced.unlinked();
+    }
     drop((moved, replaced));
     Ok(0)
 }
@@ -299,6 +295,7 @@ pub(super) fn truncate(call: &Call<'_>, path: u64, size_bytes: u64) -> Outcome {
     }
     let inode = find(call, AT_FDCWD, path, 0)?;
     match &inode.node {
+        Node::File(_) if process::is_running(&inode) => return Err(Errno::TXTBSY),
         Node::File(content) => content.lock().truncate(size_bytes)?,
         _ if inode.is_dir() => return Err(Errno::ISDIR),
         _ => return Err(Errno::INVAL),

@@ -62,15 +62,26 @@ pub fn put_bytes(addr: u64, bytes: &[u8]) -> Result<(), Errno> {
 
 /// Reads a string of less than `max_bytes`; longer ones are `too_long`.
 pub fn string(addr: u64, max_bytes: usize, too_long: Errno) -> Result<Vec<u8>, Errno> {
-    let mut buf = buffer(max_bytes)?;
-    let len = usercopy::strncpy_from_user(&mut buf, addr)?;
-    if len == max_bytes {
-        return Err(too_long);
+    const FIRST_BYTES: usize = 256;
+    let mut buf = Vec::new();
+    loop {
+        let start = buf.len();
+        // As much again as there is, so that short strings take little and long ones few steps.
+        let step = start.max(FIRST_BYTES).min(max_bytes - start);
+        if step == 0 {
+            return Err(too_long);
+        }
+        buf.try_reserve_exact(step)?;
+        buf.resize(start + step, 0);
+        let at = addr.checked_add(start as u64).ok_or(Errno::FAULT)?;
+        let len = usercopy::strncpy_from_user(&mut buf[start..], at)?;
+        if len < step {
+            buf.truncate(start + len);
+            // A path keeps no page for itself.
+            buf.shrink_to_fit();
+            return Ok(buf);
+        }
     }
-    buf.truncate(len);
-    // A path keeps no page for itself.
-    buf.shrink_to_fit();
-    Ok(buf)
 }
 
 /// Reads a path.
