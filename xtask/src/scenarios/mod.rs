@@ -11,7 +11,7 @@ use core::time::Duration;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::flags::Flags;
 use crate::guest::{Guest, PROMPT, Wait};
@@ -52,6 +52,8 @@ enum Play {
     Selftest { says: &'static [&'static str] },
     /// Commands at the shell's prompt.
     Shell(&'static [Step]),
+    /// Every program of `user/`; they check themselves.
+    Programs,
     /// The boot ends by itself with a failing code.
     Ends { says: &'static [&'static str] },
     /// A command at the prompt ends the kernel, with a report and a failing code.
@@ -166,24 +168,24 @@ impl Scenario {
 
     /// Why this machine cannot play it, if so.
     fn lacks<'a>(&self, lacking: &'a Lacking) -> Option<&'a str> {
-        const PROGRAMS: &[&str] = &["brk", "forkcow", "hello", "hog", "mmap", "segv"];
+        const PROGRAMS: &[&str] = &["hog", "segv"];
         const APPLETS: &[&str] = &["busybox", "cat", "echo", "ls", "ps", "sh"];
         if self.machine.contains(&"--uefi") && lacking.uefi.is_some() {
             return lacking.uefi.as_deref();
         }
-        let Play::Shell(steps) = &self.play else {
-            return None;
-        };
-        let calls = |words: &[&str]| {
-            steps.iter().any(|step| {
-                step.line
-                    .split(' ')
-                    .next()
-                    .is_some_and(|word| words.contains(&word))
-            })
-        };
-        let programs = lacking.programs.as_deref().filter(|_| calls(PROGRAMS));
-        programs.or(lacking.busybox.as_deref().filter(|_| calls(APPLETS)))
+        match &self.play {
+            Play::Programs => lacking.programs.as_deref(),
+            Play::Shell(steps)
+                if steps.iter().any(|step| calls(step.line, PROGRAMS))
+                    && lacking.programs.is_some() =>
+            {
+                lacking.programs.as_deref()
+            }
+            Play::Shell(steps) if steps.iter().any(|step| calls(step.line, APPLETS)) => {
+                lacking.busybox.as_deref()
+            }
+            _ => None,
+        }
     }
 
     fn play(&self, parts: &Parts) -> Result<()> {
@@ -192,7 +194,7 @@ impl Scenario {
         let machine = Machine::from_flags(&mut flags)?;
         let word = match self.play {
             Play::Selftest { .. } | Play::Ends { .. } => "selftest",
-            Play::Shell(_) | Play::Crash { .. } => "exec",
+            Play::Shell(_) | Play::Programs | Play::Crash { .. } => "exec",
         };
         let door = parts.door(self.name, uefi, word)?;
         let mut guest = self.start(&machine, &door)?;
@@ -242,6 +244,14 @@ impl Scenario {
                 ended(guest, deadline)?;
                 expect(guest.text(), &[], NEVER)
             }
+            Play::Programs => {
+                prompt(guest, deadline)?;
+                for (name, _) in initramfs::programs()? {
+                    let reply = guest.exec(&name, deadline);
+                    self_check(reply).with_context(|| format!("`{name}`"))?;
+                }
+                expect(guest.text(), &[], NEVER)
+            }
             Play::Crash { line, says } => {
                 prompt(guest, deadline)?;
                 guest.send(format!("{line}\n").as_bytes());
@@ -268,6 +278,22 @@ impl Step {
         );
         Ok(())
     }
+}
+
+/// A program that checks itself printed what held, nothing that failed, and ended well.
+fn self_check(reply: Result<(String, u8), (Wait, String)>) -> Result<()> {
+    let (text, status) =
+        reply.map_err(|(_, text)| anyhow!("does not come back; it printed {text:?}"))?;
+    expect(&text, &["ok: "], &["FAILED"])?;
+    ensure!(status == 0, "status {status}: {:?}", last_lines(&text));
+    Ok(())
+}
+
+/// Is the first word of the line one of these?
+fn calls(line: &str, words: &[&str]) -> bool {
+    line.split(' ')
+        .next()
+        .is_some_and(|word| words.contains(&word))
 }
 
 fn ended(guest: &mut Guest, deadline: Instant) -> Result<()> {
@@ -453,6 +479,16 @@ mod tests {
             )
             .is_err()
         );
+    }
+
+    #[test]
+    fn a_program_that_checks_itself_is_believed_when_it_fails() {
+        let reply = |text: &str, status| self_check(Ok((text.to_owned(), status)));
+        assert!(reply("ok: it holds\n", 0).is_ok());
+        assert!(reply("ok: it holds\n", 1).is_err());
+        assert!(reply("ok: it holds\nFAILED: not this\n", 0).is_err());
+        assert!(reply("", 0).is_err());
+        assert!(self_check(Err((Wait::TimedOut, "ok: so far".to_owned()))).is_err());
     }
 
     #[test]

@@ -22,16 +22,6 @@ const fn killed(line: &'static str, signal: u8, says: &'static [&'static str]) -
     }
 }
 
-/// A program of `user/`, which checks itself.
-const fn program(line: &'static str) -> Step {
-    Step {
-        line,
-        status: Some(0),
-        says: &["ok: "],
-        never: &["FAILED"],
-    }
-}
-
 const SIGSEGV: u8 = 11;
 const SIGKILL: u8 = 9;
 
@@ -127,14 +117,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "programs",
         machine: &[],
-        play: Play::Shell(&[
-            program("hello one two"),
-            program("brk"),
-            program("mmap"),
-            program("forkcow"),
-            program("segv"),
-            program("hog"),
-        ]),
+        play: Play::Programs,
     },
     Scenario {
         name: "busybox",
