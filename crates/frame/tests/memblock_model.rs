@@ -342,7 +342,8 @@ fn hostile_maps_match_the_model() {
             }
         }
         model.reserve(0, 1 << 20, Reserved::FirstMegabyte);
-        let hostile_map = random.pick(&[hostile_map::<3>, hostile_map::<6>, hostile_map::<64>]);
+        let rooms: [HostileMap; 3] = [hostile_map::<3>, hostile_map::<6>, hostile_map::<64>];
+        let hostile_map = random.pick(&rooms);
         let wrong = (nr_empty, nr_wrapping);
         hostile_map(&map, &model, wrong, &mut refused, &mut dropped);
     }
@@ -351,6 +352,8 @@ fn hostile_maps_match_the_model() {
         "{refused} refused, {dropped} dropped"
     );
 }
+
+type HostileMap = fn(&[FirmwareRegion], &Model, (usize, usize), &mut usize, &mut usize);
 
 fn hostile_map<const N: usize>(
     map: &[FirmwareRegion],
