@@ -8,8 +8,8 @@ mod rt;
 
 use rt::{ANONYMOUS, Args, PAGE, PRIVATE, READ, SIGKILL, WRITE, check, is_kmm, map, nr, verdict};
 
-const CHILDREN: u64 = 40;
-const CALLS: u64 = 300;
+const CHILDREN: u64 = 12;
+const CALLS: u64 = 250;
 /// A child that waits for something that never comes is ended after this.
 const PATIENCE_MS: u64 = 400;
 /// And it has its handler after this.
@@ -17,7 +17,7 @@ const READY_MS: u64 = 30;
 const WNOHANG: usize = 1;
 const AREA_PAGES: usize = 16;
 
-/// Number of a call, and what its arguments are: `f` file, `p` path, `x` path of a program, `b` buffer, `l` length, `a` address of a mapping, `n` length of
+/// Number of a call, and what its arguments are: `f` file, `p` path, `x` path of a program, `m` path of a file that may go, `b` buffer, `l` length, `a` address of a mapping, `n` length of
 /// one, `i` number, `s` signal, `v` list of strings, `w` one of the first few numbers, `.` anything.
 const CALLS_AND_ARGUMENTS: &[(usize, &[u8])] = &[
     (0, b"fbl"),
@@ -66,12 +66,12 @@ const CALLS_AND_ARGUMENTS: &[(usize, &[u8])] = &[
     (79, b"bl"),
     (80, b"p"),
     (81, b"f"),
-    (82, b"pp"),
+    (82, b"mm"),
     (83, b"pi"),
-    (84, b"p"),
+    (84, b"m"),
     (85, b"pi"),
-    (86, b"pp"),
-    (87, b"p"),
+    (86, b"pm"),
+    (87, b"m"),
     (88, b"pp"),
     (89, b"pbl"),
     (90, b"pi"),
@@ -101,9 +101,9 @@ const CALLS_AND_ARGUMENTS: &[(usize, &[u8])] = &[
     (258, b"fpi"),
     (260, b"fpiii"),
     (262, b"fpbi"),
-    (263, b"fpi"),
-    (264, b"fpfp"),
-    (265, b"fpfpi"),
+    (263, b"fmi"),
+    (264, b"fmfm"),
+    (265, b"fpfmi"),
     (266, b"pfp"),
     (267, b"fpbl"),
     (268, b"fpi"),
@@ -114,7 +114,7 @@ const CALLS_AND_ARGUMENTS: &[(usize, &[u8])] = &[
     (292, b"ffi"),
     (293, b"bi"),
     (302, b"iwbb"),
-    (316, b"fpfpw"),
+    (316, b"fmfmw"),
     (318, b"bli"),
     (319, b"pi"),
     (439, b"fpw"),
@@ -159,6 +159,20 @@ const PATHS: &[&[u8]] = &[
     b"/proc/vmallocinfo\0",
     b"/proc/99999\0",
     b"/nowhere\0",
+    b"/tmp/f1/x\0",
+];
+
+/// Files that may be moved and removed.
+const OWN_FILES: &[&[u8]] = &[
+    b"/tmp/f1\0",
+    b"/tmp/f2\0",
+    b"/tmp/d\0",
+    b"/tmp/d/e\0",
+    b"/tmp/d/../f1\0",
+    b"/tmp/l\0",
+    b"/tmp/l/\0",
+    b"d\0",
+    b"d/e\0",
     b"/tmp/f1/x\0",
 ];
 
@@ -275,10 +289,12 @@ impl Child {
                 unsafe { (at as *mut u8).copy_from_nonoverlapping(path.as_ptr(), path.len()) };
                 at
             }
-            b'x' => {
+            b'x' | b'm' => {
                 let at = self.argument(b'p');
-                let program = self.random.of(PROGRAMS);
-                if self.random.chance(50)
+                let list = if kind == b'x' { PROGRAMS } else { OWN_FILES };
+                let program = self.random.of(list);
+                let always = kind == b'm';
+                if (always || self.random.chance(50))
                     && at >= self.area.start
                     && at < self.area.start + (AREA_PAGES - 2) * PAGE
                 {

@@ -4,7 +4,7 @@
 use kmm::fault::{FaultCause, FaultError, FaultKind, NoFile, SegvCode};
 use kmm::frame::{Gfp, VirtAddr};
 use kmm::host::CpuId;
-use kmm::vma::{Limits, MmLayout, MmapReq, Prot};
+use kmm::vma::{Limits, MmLayout, MmapReq, Prot, RemapFlags, RemapReq};
 use kmm::{AddressSpace, MmError};
 use kmm_sim::{Config, Fault, Machine, Mode};
 use kmm_tests::{Booted, MemFile, boot};
@@ -192,6 +192,50 @@ fn pages_come_one_by_one_and_are_counted() {
         (16, 16, 0)
     );
     assert_eq!(booted.manager.events().pgfault - faults, 16);
+    audit(&booted, &[&space]);
+}
+
+/// A hole takes neither time nor tables, however large: 16 TiB have 8 million tables that nobody needs.
+#[test]
+fn holes_are_moved_as_such() {
+    const SIZE: u64 = 16 << 40;
+    let booted = booted();
+    let mut space = space(&booted);
+    // Mappings go downwards: this one is in the way of the next one's growth.
+    space.mmap(MmapReq::anonymous(PAGE, Prot::READ)).unwrap();
+    let at = space.mmap(MmapReq::anonymous(SIZE, RW)).unwrap();
+    let offsets = [0, 511 * PAGE, 512 * PAGE, SIZE / 2 + 7 * PAGE, SIZE - PAGE];
+    for offset in offsets {
+        write(&booted, &mut space, at + offset, &offset.to_le_bytes()).unwrap();
+    }
+    let before = space.stat();
+    let moved = space
+        .mremap(&RemapReq {
+            old_addr: at,
+            old_len_bytes: SIZE,
+            new_len_bytes: SIZE + 3 * PAGE,
+            flags: RemapFlags::MAYMOVE,
+            new_addr: VirtAddr::ZERO,
+        })
+        .unwrap();
+    assert_ne!(moved, at);
+    for offset in offsets {
+        let mut bytes = [0; 8];
+        read(&booted, &mut space, moved + offset, &mut bytes).unwrap();
+        assert_eq!(u64::from_le_bytes(bytes), offset);
+    }
+    assert!(
+        space.translate(at).is_none(),
+        "the old entry is there still"
+    );
+    let after = space.stat();
+    assert_eq!(after.usage.anon_pages, before.usage.anon_pages);
+    assert!(
+        after.nr_tables <= before.nr_tables + offsets.len() + 3,
+        "{} tables, {} before",
+        after.nr_tables,
+        before.nr_tables
+    );
     audit(&booted, &[&space]);
 }
 

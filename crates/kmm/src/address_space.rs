@@ -154,7 +154,8 @@ impl<H: Host, F: FileSource> AddressSpace<H, F> {
     /// [`MmError`].
     pub fn mremap(&mut self, req: &RemapReq) -> Result<VirtAddr, MmError> {
         if let Some(target) = self.mm.remap_target(req)? {
-            self.tables.prepare(target)?;
+            let from = req.old_addr..req.old_addr + (target.end - target.start);
+            self.tables.prepare(from, target.start)?;
         }
         let remap = self.mm.mremap(req)?;
         for range in remap.dropped.into_iter().flatten() {

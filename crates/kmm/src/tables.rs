@@ -14,14 +14,15 @@ use kmm_fault::{
 };
 use kmm_frame::{PAGE_SIZE, Pfn, VirtAddr};
 use kmm_host::{Host, PageSource, PteStore, TlbControl, TlbTarget};
-use kmm_pagetable_walker::{Leaf, MapError, MmuGather, Pte, Root, Span, TableCounter};
+use kmm_pagetable_walker::{Leaf, MapError, Mapper, MmuGather, Pte, Root, Span, TableCounter};
 use kmm_vma::{Mm, VmFlags};
 
 use crate::{Manager, MmError, Pages};
 
 /// References kept until the translations through which they were used are flushed.
 const BATCH: usize = 64;
-const PAGE: u64 = PAGE_SIZE as u64;
+/// What one table of base pages covers.
+const TABLE_BYTES: u64 = 512 * PAGE_SIZE as u64;
 
 /// A process's tables, what they count, and what their entries hold. Dropping it gives all of it back.
 #[derive(Debug)]
@@ -145,12 +146,7 @@ impl<H: Host> Tables<H> {
         let mut gather = mapper.gather(target(root), self.manager.host().tlb());
         let mut puts = Puts::new(self.manager, &mut self.usage);
         let mut at = range.start;
-        while let Ok(ControlFlow::Break(leaf)) =
-            mapper.try_for_each(root, at..range.end, |span| match span {
-                Span::Mapped(leaf) | Span::NotPresent(leaf) => ControlFlow::Break(leaf),
-                Span::Hole(_) => ControlFlow::Continue(()),
-            })
-        {
+        while let Some(leaf) = next_entry(&mapper, root, at..range.end) {
             if let Some(mut slot) = mapper.find_slot(root, leaf.va) {
                 slot.set(Pte::NONE);
             }
@@ -162,18 +158,35 @@ impl<H: Host> Tables<H> {
         puts.give_back();
     }
 
-    /// Makes the tables for a range, so that entries can be moved there without failing.
-    pub(crate) fn prepare(&mut self, range: Range<VirtAddr>) -> Result<(), MmError> {
+    /// Makes the tables for the entries of `from` at `to`, so that they can be moved there without failing. Holes take none.
+    pub(crate) fn prepare(&mut self, from: Range<VirtAddr>, to: VirtAddr) -> Result<(), MmError> {
         let mapper = self.manager.mapper(&self.counter);
         let root = root_of(&mut self.root);
-        let table_bytes = 512 * PAGE;
-        let mut at = range.start.align_down(table_bytes);
-        while at < range.end {
-            let made = mapper.leaf_slot(root, at.max(range.start));
-            made.map_err(map_error)?;
-            at += table_bytes;
+        let mut at = from.start;
+        let mut made = Ok(());
+        while let Some(leaf) = next_entry(&mapper, root, at..from.end) {
+            let place = to + (leaf.va - from.start);
+            made = mapper.leaf_slot(root, place).map(drop);
+            if made.is_err() {
+                break;
+            }
+            // The same table serves whatever comes before its end.
+            let table_end = place.align_down(TABLE_BYTES) + TABLE_BYTES;
+            at = from.start + (table_end - to);
+        }
+        if let Err(error) = made {
+            self.free_empty_tables(to..to + (from.end - from.start));
+            return Err(map_error(error));
         }
         Ok(())
+    }
+
+    /// Gives the tables of a range back, if nothing is mapped in it.
+    fn free_empty_tables(&mut self, range: Range<VirtAddr>) {
+        let mapper = self.manager.mapper(&self.counter);
+        if next_entry(&mapper, self.root(), range.clone()).is_none() {
+            self.unmap(range);
+        }
     }
 
     /// Moves entries; the tables at the target are there. Linux: `move_page_tables`.
@@ -185,18 +198,16 @@ impl<H: Host> Tables<H> {
         let root = root_of(&mut self.root);
         let mut gather = mapper.gather(target(root), self.manager.host().tlb());
         let mut at = from.start;
-        while at < from.end {
+        while let Some(leaf) = next_entry(&mapper, root, at..from.end) {
             let entry = mapper
-                .find_slot(root, at)
+                .find_slot(root, leaf.va)
                 .map_or(Pte::NONE, |mut slot| slot.set(Pte::NONE));
-            if !entry.is_none() {
-                gather.track_range(at..at + PAGE);
-                match mapper.find_slot(root, to + (at - from.start)) {
-                    Some(mut slot) => _ = slot.set(entry),
-                    None => unreachable!("the tables at the target were made before"),
-                }
+            gather.track(leaf);
+            match mapper.find_slot(root, to + (leaf.va - from.start)) {
+                Some(mut slot) => _ = slot.set(entry),
+                None => unreachable!("the tables at the target were made before"),
             }
-            at += PAGE;
+            at = leaf.range().end;
         }
         // What is left of the tables there is empty.
         let emptied = mapper.unmap_range(root, from, &mut gather, |_, _| {});
@@ -255,6 +266,23 @@ impl<H: Host> Drop for Tables<H> {
         puts.give_back();
         mapper.free_root(root, &mut gather);
         gather.finish();
+    }
+}
+
+/// The first entry in a range.
+fn next_entry<S: PteStore, A: PageSource>(
+    mapper: &Mapper<'_, S, A>,
+    root: &Root,
+    range: Range<VirtAddr>,
+) -> Option<Leaf> {
+    let found = mapper.try_for_each(root, range, |span| match span {
+        Span::Mapped(leaf) | Span::NotPresent(leaf) => ControlFlow::Break(leaf),
+        Span::Hole(_) => ControlFlow::Continue(()),
+    });
+    match found {
+        Ok(ControlFlow::Break(leaf)) => Some(leaf),
+        // A range that is empty has no entries.
+        _ => None,
     }
 }
 

@@ -168,7 +168,7 @@ impl Scenario {
 
     /// Why this machine cannot play it, if so.
     fn lacks<'a>(&self, lacking: &'a Lacking) -> Option<&'a str> {
-        const PROGRAMS: &[&str] = &["hog", "segv"];
+        const PROGRAMS: &[&str] = &["exhaust", "fuzz", "hog", "segv"];
         const APPLETS: &[&str] = &["busybox", "cat", "echo", "ls", "ps", "sh"];
         if self.machine.contains(&"--uefi") && lacking.uefi.is_some() {
             return lacking.uefi.as_deref();

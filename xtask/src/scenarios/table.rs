@@ -218,6 +218,26 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ]),
     },
     Scenario {
+        name: "hostile_programs",
+        machine: &["--mem", "64M"],
+        play: Play::Shell(&[
+            step("exhaust", &["ok: fork-bomb", "ok: files", "ok: tables"]),
+            step("fuzz 1 20 300", &["ok: the kernel lives"]),
+            step("failslab 150 2", &[]),
+            // Whether it can even be started is chance.
+            Step {
+                line: "fuzz 2 20 300",
+                status: None,
+                says: &[],
+                never: &["FAILED"],
+            },
+            step("failslab 0", &[]),
+            step("selftest mm::frames_add_up", &["1 passed, 0 failed"]),
+            step("accounting", &["= present "]),
+            step("hog 4", &["has it all"]),
+        ]),
+    },
+    Scenario {
         name: "kernel_stack_overflow",
         machine: &[],
         play: Play::Crash {
