@@ -22,6 +22,8 @@ const PORT_B_SPEAKER: u8 = 2;
 const PORT_B_OUT_2: u8 = 1 << 5;
 /// Channel 2, both bytes, mode 0 (output rises at the end), binary.
 const PIT_CHANNEL_2_ONCE: u8 = 0b1011_0000;
+/// Channel 2, keep the count to be read.
+const PIT_CHANNEL_2_LATCH: u8 = 0b1000_0000;
 /// Channel 0, both bytes, mode 2 (rate generator), binary.
 const PIT_CHANNEL_0_RATE: u8 = 0b0011_0100;
 /// The clocks are measured over this part of a second: short, so that a busy host does not come in between each time.
@@ -55,8 +57,27 @@ fn wait_for_pit() -> bool {
     (0..MAX_PIT_POLLS).any(|_| read_port_b() & PORT_B_OUT_2 != 0)
 }
 
+/// Is there a PIT, and the port that says when its count has ended? Where there is nothing, all bits read as ones: that one too.
+fn has_pit() -> bool {
+    let [low, high, ..] = (PIT_HZ / CALIBRATION_HZ).to_le_bytes();
+    read_port_b() != u8::MAX
+        && (0..2).any(|_| {
+            write(PIT_COMMAND, PIT_CHANNEL_2_ONCE);
+            write(PIT_CHANNEL_2, low);
+            write(PIT_CHANNEL_2, high);
+            write(PIT_COMMAND, PIT_CHANNEL_2_LATCH);
+            let mut channel = Port::<u8>::new(PIT_CHANNEL_2);
+            // SAFETY: reads the latched count, its low byte, then its high one.
+            let count = [unsafe { channel.read() }, unsafe { channel.read() }];
+            count != [u8::MAX; 2]
+        })
+}
+
 /// Counts a second of the time-stamp counter and of the local APIC's timer; `None` without a PIT.
 fn measure() -> Option<(u64, u64)> {
+    if !has_pit() {
+        return None;
+    }
     let mut least: Option<(u64, u64)> = None;
     for _ in 0..CALIBRATIONS {
         if let Some(local) = apic::local() {
@@ -76,7 +97,10 @@ fn measure() -> Option<(u64, u64)> {
 
 /// Measures the clocks and starts the tick (which comes once interrupts are on).
 pub fn init() {
-    let (tsc_hz, apic_hz) = measure().unwrap_or((1_000_000_000, 62_500_000));
+    let (tsc_hz, apic_hz) = measure().unwrap_or_else(|| {
+        println!("timer: there is no PIT to measure clocks with; times are guesses");
+        (1_000_000_000, 62_500_000)
+    });
     TSC_HZ.store(tsc_hz.max(1), Ordering::Relaxed);
     match apic::local() {
         Some(local) => {

@@ -29,7 +29,7 @@ pub use info::{
     total_and_free_bytes, write_buddyinfo, write_meminfo, write_pagetypeinfo, write_slabinfo,
     write_vmallocinfo, write_vmstat, write_zoneinfo,
 };
-pub use stack::{KernelStack, alloc_kernel_stack};
+pub use stack::{KernelStack, STACK_BYTES, alloc_kernel_stack, measure_stacks};
 pub use tests::TESTS;
 
 /// The manager of this kernel.

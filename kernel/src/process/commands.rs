@@ -5,6 +5,7 @@ use alloc::format;
 use super::{for_each_task, reap_all, spawn, wait};
 use crate::fs::{open_console, tty};
 use crate::heap;
+use crate::mm;
 use crate::shell::{Command, status};
 use crate::syscall::Errno;
 
@@ -20,6 +21,11 @@ pub const COMMANDS: &[Command] = &[
         name: "tasks",
         help: "lists the tasks",
         run: tasks,
+    },
+    Command {
+        name: "stackdepth",
+        help: "how deep kernel stacks of tasks have been, of those that started after the first call and have ended",
+        run: stack_depth,
     },
     Command {
         name: "failslab",
@@ -75,6 +81,17 @@ fn describe(error: Errno) -> &'static str {
         Errno::NOMEM => "no memory",
         Errno::AGAIN => "too many tasks",
         _ => "cannot be run",
+    }
+}
+
+/// Fails when a quarter of the stack or less was left.
+fn stack_depth(_arguments: &[&str]) -> i32 {
+    let deepest_bytes = mm::measure_stacks();
+    println!("deepest: {deepest_bytes} of {} bytes", mm::STACK_BYTES);
+    if deepest_bytes <= mm::STACK_BYTES / 4 * 3 {
+        status::OK
+    } else {
+        status::FAILED
     }
 }
 

@@ -221,6 +221,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         name: "hostile_programs",
         machine: &["--mem", "64M"],
         play: Play::Shell(&[
+            step("stackdepth", &["deepest: 0 of "]),
             step("exhaust", &["ok: fork-bomb", "ok: files", "ok: tables"]),
             step("fuzz 1 20 300", &["ok: the kernel lives"]),
             step("failslab 150 2", &[]),
@@ -232,6 +233,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 never: &["FAILED"],
             },
             step("failslab 0", &[]),
+            step("stackdepth", &["deepest: "]),
             step("selftest mm::frames_add_up", &["1 passed, 0 failed"]),
             step("accounting", &["= present "]),
             step("hog 4", &["has it all"]),
