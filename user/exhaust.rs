@@ -25,7 +25,7 @@ const ALARM_MS: u64 = 60_000;
 const SMALL_BYTES: u64 = 128 << 20;
 
 /// Some free pages wait in each CPU's own list, some in slabs.
-const MOST_LOST_KIB: u64 = 1024;
+const MOST_LOST_KIB: u64 = 4096;
 
 /// What a door does in the child: nothing is checked but that it comes to an end.
 type Door = fn() -> i32;

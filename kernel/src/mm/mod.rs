@@ -26,8 +26,8 @@ pub use boot::init;
 pub use commands::COMMANDS;
 pub use host::{KernelHost, activate, active_root};
 pub use info::{
-    total_and_free_bytes, write_buddyinfo, write_meminfo, write_pagetypeinfo, write_slabinfo,
-    write_vmallocinfo, write_vmstat, write_zoneinfo,
+    pages_held, total_and_free_bytes, write_buddyinfo, write_meminfo, write_pagetypeinfo,
+    write_slabinfo, write_vmallocinfo, write_vmstat, write_zoneinfo,
 };
 pub use stack::{KernelStack, STACK_BYTES, alloc_kernel_stack, measure_stacks};
 pub use tests::TESTS;
