@@ -7,7 +7,7 @@ mod rt;
 
 use core::ffi::CStr;
 
-use rt::{Args, check, check_is, errno, nr, verdict};
+use rt::{Args, PAGE, check, check_is, errno, nr, verdict};
 
 const RDWR: usize = 2;
 const CREATE: usize = 0o100;
@@ -51,6 +51,10 @@ fn main(_args: &Args) -> i32 {
     names();
     links();
     many();
+    gone();
+    loops();
+    running();
+    cut();
     devices();
     call(nr::CHDIR, c"/");
     check_is(
@@ -59,6 +63,107 @@ fn main(_args: &Args) -> i32 {
         "nothing is left behind",
     );
     verdict()
+}
+
+/// A directory that is removed while somebody is in it.
+fn gone() {
+    call(nr::MKDIR, c"gone");
+    call(nr::CHDIR, c"gone");
+    check_is(
+        call(nr::RMDIR, c"../gone"),
+        0,
+        "a working directory can be removed",
+    );
+    check_is(
+        call(nr::MKDIR, c"in"),
+        errno::NOENT,
+        "nothing can be made in it",
+    );
+    check_is(open(c"in", RDWR | CREATE), errno::NOENT, "no file either");
+    call(nr::CHDIR, c"/tmp/files-test");
+}
+
+fn rename(from: &core::ffi::CStr, to: &core::ffi::CStr) -> isize {
+    sys!(nr::RENAME, from.as_ptr(), to.as_ptr())
+}
+
+/// No directory gets into itself, by whatever way one asks.
+fn loops() {
+    [c"b", c"b/c"]
+        .into_iter()
+        .for_each(|name| _ = call(nr::MKDIR, name));
+    check_is(
+        rename(c"b", c"b/c/d"),
+        errno::INVAL,
+        "a directory does not move below itself",
+    );
+    call(nr::MKDIR, c"a");
+    call(nr::CHDIR, c"b/c");
+    check_is(
+        rename(c"/tmp/files-test/b", c"/tmp/files-test/a/b"),
+        0,
+        "a directory moves with one who is in it",
+    );
+    check_is(
+        rename(c"/tmp/files-test/a", c"./a"),
+        errno::INVAL,
+        "what is above it now does not move into it",
+    );
+    call(nr::CHDIR, c"/tmp/files-test");
+    let removed = [c"a/b/c", c"a/b", c"a"].map(|name| call(nr::RMDIR, name));
+    check(removed == [0; 3], "and all can be removed");
+}
+
+/// A file cannot be written while it runs.
+fn running() {
+    const TEXT_BUSY: isize = -26;
+    let me = c"/proc/self/exe";
+    check_is(
+        open(me, RDWR),
+        TEXT_BUSY,
+        "a program that runs cannot be opened for writing",
+    );
+    check_is(sys!(nr::TRUNCATE, me.as_ptr(), 0), TEXT_BUSY, "nor be cut");
+    check(open(me, 0) > 0, "it can be read");
+}
+
+/// A file that gets shorter under those who have mapped it.
+fn cut() {
+    let fd = open(c"cut", RDWR | CREATE);
+    sys!(nr::FTRUNCATE, fd, 3 * PAGE);
+    let map =
+        |flags: usize| sys!(nr::MMAP, 0, 3 * PAGE, rt::READ | rt::WRITE, flags, fd, 0) as usize;
+    let (shared, private) = (map(rt::SHARED), map(rt::PRIVATE));
+    let put = |at: usize, value: u8| {
+        // SAFETY: one of the mappings; where the file has no page any more, the child that does it ends.
+        unsafe { (at as *mut u8).write_volatile(value) }
+    };
+    // SAFETY: as above.
+    let get = |at: usize| unsafe { (at as *const u8).read_volatile() };
+    put(shared + 2 * PAGE, 1);
+    put(private + 2 * PAGE, 2);
+    put(private + PAGE, 3);
+    sys!(nr::FTRUNCATE, fd, PAGE);
+    for at in [shared + 2 * PAGE, private + 2 * PAGE] {
+        let end = rt::in_child(|| {
+            put(at, 4);
+            0
+        });
+        rt::check_end(
+            end,
+            rt::End::Signal(rt::SIGBUS),
+            "a page behind the end is SIGBUS",
+        );
+    }
+    sys!(nr::FTRUNCATE, fd, 3 * PAGE);
+    check(
+        get(shared + 2 * PAGE) == 0,
+        "when the file grows again, it is zero there",
+    );
+    sys!(nr::MUNMAP, shared, 3 * PAGE);
+    sys!(nr::MUNMAP, private, 3 * PAGE);
+    sys!(nr::CLOSE, fd);
+    call(nr::UNLINK, c"cut");
 }
 
 fn contents() {

@@ -153,6 +153,7 @@ pub mod nr {
     pub const KILL: usize = 62;
     pub const UNAME: usize = 63;
     pub const FCNTL: usize = 72;
+    pub const TRUNCATE: usize = 76;
     pub const FTRUNCATE: usize = 77;
     pub const GETCWD: usize = 79;
     pub const CHDIR: usize = 80;

@@ -12,8 +12,8 @@ use super::content::Content;
 use super::device::Device;
 use super::proc::ProcNode;
 use crate::fallible;
-use crate::mm;
-use crate::syscall::Errno;
+use crate::syscall::{Errno, realtime_s};
+use crate::{mm, process};
 
 /// The type part of `st_mode`.
 pub mod mode {
@@ -156,6 +156,25 @@ impl Inode {
             Node::Link(to) => to.len() as u64,
             _ => 0,
         }
+    }
+
+    /// Changes the length of a regular file. What lies behind the end goes from the programs that have mapped it, too. Linux:
+    /// `truncate_setsize`.
+    pub fn truncate(self: &Arc<Self>, size_bytes: u64) -> Result<(), Errno> {
+        let Node::File(content) = &self.node else {
+            return Err(Errno::INVAL);
+        };
+        let before = {
+            let mut content = content.lock();
+            let before = content.size_bytes();
+            content.truncate(size_bytes)?;
+            before
+        };
+        if size_bytes < before {
+            process::unmap_file(self, size_bytes.div_ceil(PAGE_SIZE as u64));
+        }
+        self.meta.lock().mtime_s = realtime_s();
+        Ok(())
     }
 
     /// The file of that name in this directory. `.` and `..` are the caller's business.

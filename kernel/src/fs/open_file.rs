@@ -125,10 +125,8 @@ pub fn open(cwd: &Place, path: &[u8], flags: u32, permissions: u32) -> Result<Ar
     if for_writing && process::is_running(&inode) {
         return Err(Errno::TXTBSY);
     }
-    if let (Node::File(content), true) = (&inode.node, flags & flags::TRUNCATE != 0 && for_writing)
-    {
-        content.lock().truncate(0)?;
-        touch(&inode);
+    if matches!(inode.node, Node::File(_)) && flags & flags::TRUNCATE != 0 && for_writing {
+        inode.truncate(0)?;
     }
     OpenFile::new(Object::Inode(inode), Some(place), flags)
 }
@@ -318,12 +316,8 @@ impl OpenFile {
 
     /// Changes the length. Linux: `ftruncate`.
     pub fn truncate(&self, size_bytes: u64) -> Result<()> {
-        match self.inode().map(|inode| (inode, &inode.node)) {
-            Some((inode, Node::File(content))) if self.can_write() => {
-                content.lock().truncate(size_bytes)?;
-                touch(inode);
-                Ok(())
-            }
+        match self.inode() {
+            Some(inode) if self.can_write() => inode.truncate(size_bytes),
             _ => Err(Errno::INVAL),
         }
     }

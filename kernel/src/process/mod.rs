@@ -43,7 +43,9 @@ pub use scheduler::{
 };
 pub use signal::{Action, AltStack, Signal, SignalSet, post as post_signal, signal_group};
 pub use signal_frame::sigreturn;
-pub use space::{MapFile, Mm, errno as mm_errno, map_request, with_mm as with_memory_of};
+pub use space::{
+    MapFile, Mm, errno as mm_errno, map_request, unmap_file, with_mm as with_memory_of,
+};
 pub use task::{NAME_BYTES, Pid, State, Task};
 pub use tests::TESTS;
 pub use wait::{ExitStatus, Patience, WaitFor, reap_all, wait, wait_for};

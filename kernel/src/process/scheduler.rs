@@ -193,6 +193,13 @@ pub fn find_task(pid: Pid) -> Option<Arc<Task>> {
         .cloned()
 }
 
+/// The task with the lowest number above `pid`: for those who go through all and may do anything in between.
+pub(super) fn task_after(pid: Pid) -> Option<Arc<Task>> {
+    let scheduler = SCHEDULER.lock();
+    let later = scheduler.tasks.iter().filter(|task| task.pid > pid);
+    later.min_by_key(|task| task.pid).cloned()
+}
+
 /// Calls `f` for each task, the idle one left out, under the scheduler's lock: it must not wait, allocate or wake.
 pub fn for_each_task(mut f: impl FnMut(&Arc<Task>)) {
     SCHEDULER.lock().tasks.iter().for_each(&mut f);

@@ -9,11 +9,12 @@ use core::ops::Range;
 
 use kmm::AddressSpace;
 use kmm::fault::{FileError, FilePage, FileSource};
-use kmm::frame::{Pfn, VirtAddr};
+use kmm::frame::{PAGE_SIZE, Pfn, VirtAddr};
 use kmm::vma::{MapFlags, MmapReq, Prot, VmFlags};
 use spin::{Mutex, MutexGuard};
 
-use super::current;
+use super::task::Pid;
+use super::{current, scheduler};
 use crate::fallible;
 use crate::fs::{Inode, Node, Place};
 use crate::mm::{self, KernelHost};
@@ -124,6 +125,30 @@ impl Mm {
         self.program.lock().clone()
     }
 
+    /// Drops every translation of the file's pages from `first_page` on.
+    fn unmap_file(&self, inode: &Arc<Inode>, first_page: u64) {
+        let mut space = self.space();
+        let end = space.mm().layout().task_size;
+        let mut at = VirtAddr::ZERO;
+        loop {
+            let mut files = space.mm().range(at..end).filter_map(|(range, vma)| {
+                let file = vma.file.as_ref()?;
+                Arc::ptr_eq(&file.inode, inode).then_some((range, vma.pgoff))
+            });
+            let Some((range, pgoff)) = files.next() else {
+                return;
+            };
+            drop(files);
+            let kept_bytes = first_page.saturating_sub(pgoff) * PAGE_SIZE as u64;
+            let size_bytes = range.end - range.start;
+            if kept_bytes < size_bytes {
+                let dropped = space.discard(range.start + kept_bytes, size_bytes - kept_bytes);
+                debug_assert!(dropped.is_ok(), "an area is mapped: {dropped:?}");
+            }
+            at = range.end;
+        }
+    }
+
     /// Is this file the program?
     pub(super) fn runs(&self, inode: &Arc<Inode>) -> bool {
         let program = self.program.lock();
@@ -140,6 +165,18 @@ impl Mm {
     /// Maps.
     pub fn mmap(&self, req: MmapReq<MapFile>) -> Result<VirtAddr, Errno> {
         self.space.lock().mmap(req).map_err(errno)
+    }
+}
+
+/// Drops every program's translations of a file's pages from `first_page` on: they are no longer there. Linux:
+/// `unmap_mapping_range`.
+pub fn unmap_file(inode: &Arc<Inode>, first_page: u64) {
+    let mut pid = Pid::IDLE;
+    while let Some(task) = scheduler::task_after(pid) {
+        pid = task.pid;
+        if let Some(mm) = task.mm() {
+            mm.unmap_file(inode, first_page);
+        }
     }
 }
 

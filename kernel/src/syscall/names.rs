@@ -296,11 +296,9 @@ pub(super) fn truncate(call: &Call<'_>, path: u64, size_bytes: u64) -> Outcome {
     let inode = find(call, AT_FDCWD, path, 0)?;
     match &inode.node {
         Node::File(_) if process::is_running(&inode) => return Err(Errno::TXTBSY),
-        Node::File(content) => content.lock().truncate(size_bytes)?,
         _ if inode.is_dir() => return Err(Errno::ISDIR),
-        _ => return Err(Errno::INVAL),
+        _ => inode.truncate(size_bytes)?,
     }
-    inode.meta.lock().mtime_s = realtime_s();
     Ok(0)
 }
 
