@@ -6,6 +6,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::alloc::Layout;
+use core::fmt;
 use core::sync::atomic::AtomicUsize;
 
 use crate::heap;
@@ -68,4 +69,35 @@ pub fn push<T>(list: &mut Vec<T>, item: T) -> Result<(), Errno> {
     list.try_reserve(1)?;
     list.push(item);
     Ok(())
+}
+
+/// All items.
+///
+/// # Errors
+/// [`Errno::NOMEM`].
+pub fn collect<T>(items: impl Iterator<Item = T>) -> Result<Vec<T>, Errno> {
+    let mut list = Vec::new();
+    for item in items {
+        push(&mut list, item)?;
+    }
+    Ok(list)
+}
+
+/// Text being written, which fails when there is no memory.
+#[derive(Default, Debug)]
+pub struct Text(pub Vec<u8>);
+
+impl fmt::Write for Text {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.try_reserve(text.len()).map_err(|_| fmt::Error)?;
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// Text writers have one error, and these have one reason for it.
+impl From<Errno> for fmt::Error {
+    fn from(_: Errno) -> Self {
+        Self
+    }
 }

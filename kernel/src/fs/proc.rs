@@ -15,7 +15,7 @@ use spin::Mutex;
 use super::inode::{Inode, Meta, Node, mode};
 use super::{Result, cmdline, tty};
 use crate::arch::{timer, usercopy};
-use crate::fallible;
+use crate::fallible::{self, Text};
 use crate::mm;
 use crate::process::{self, MapFile, Mm, Pid, State, Task};
 use crate::syscall::{Errno, VERSION};
@@ -225,18 +225,6 @@ fn all_pids() -> Result<Vec<Pid>> {
     pids.try_reserve_exact(count)?;
     process::for_each_task(|task| pids.push(task.pid));
     Ok(pids)
-}
-
-/// Text being written, which fails instead of aborting when there is no memory.
-#[derive(Default)]
-struct Text(Vec<u8>);
-
-impl fmt::Write for Text {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.try_reserve(text.len()).map_err(|_| fmt::Error)?;
-        self.0.extend_from_slice(text.as_bytes());
-        Ok(())
-    }
 }
 
 fn write_file(file: ProcFile, out: &mut Text) -> fmt::Result {

@@ -5,9 +5,11 @@ use alloc::vec::Vec;
 use super::content::Content;
 use super::cpio::CpioError;
 use super::inode::Node;
+use super::open;
 use super::path::{LastLink, Place};
 use super::unpack::{Unpacked, unpack};
 use crate::ensure;
+use crate::heap;
 use crate::mm;
 use crate::selftest::{Failure, Outcome, Test};
 use crate::syscall::Errno;
@@ -29,6 +31,10 @@ pub const TESTS: &[Test] = &[
     Test {
         name: "fs::proc_tells_about_memory",
         run: proc,
+    },
+    Test {
+        name: "fs::refused_allocations_are_enomem",
+        run: refused,
     },
 ];
 
@@ -270,6 +276,60 @@ fn corrupt_archive() -> Outcome {
     }
     ensure!(most == 6, "{most} files");
     Ok(())
+}
+
+/// Opens files and directories and reads from them, while some allocations are refused: an infallible one among them would end
+/// the kernel.
+fn refused() -> Outcome {
+    read_with_refusals()?;
+    let before = mm::pages_held();
+    read_with_refusals()?;
+    let after = mm::pages_held();
+    ensure!(after <= before, "{} pages more are held", after - before);
+    Ok(())
+}
+
+fn read_with_refusals() -> Outcome {
+    const SEEDS: u64 = 4;
+    let files = proc_files().map_err(why)?;
+    let (mut nr_refused, mut nr_read) = (0, 0);
+    for (seed, path) in (1..=SEEDS).flat_map(|seed| files.iter().map(move |path| (seed, path))) {
+        let _serving = heap::ForProgram::begin();
+        heap::refuse_one_in(1 + seed * 3, seed);
+        let read = open(&Place::root(), path, 0, 0).and_then(|file| {
+            let mut buf = [0; 256];
+            file.read_dir(&mut buf).or_else(|_| file.read(&mut buf))
+        });
+        heap::refuse_one_in(0, 0);
+        match read {
+            Ok(_) => nr_read += 1,
+            Err(Errno::NOMEM) => nr_refused += 1,
+            // Links without a target, and processes that have ended.
+            Err(_) => {}
+        }
+    }
+    ensure!(
+        nr_refused > 0 && nr_read > 0,
+        "{nr_refused} refused, {nr_read} read"
+    );
+    Ok(())
+}
+
+/// The paths of everything in /proc, of its first process, and of some more.
+fn proc_files() -> Result<Vec<Vec<u8>>, Errno> {
+    let mut paths = Vec::new();
+    for dir in ["/proc", "/proc/1"] {
+        let place = Place::root().resolve(dir.as_bytes(), LastLink::Follow)?;
+        if let Node::Proc(node) = &place.inode().node {
+            for (name, _) in node.list()? {
+                paths.push([dir.as_bytes(), b"/", name.as_slice()].concat());
+            }
+        }
+    }
+    paths.extend(
+        ["/", "/dev", "/bin", "/tmp/../proc/self/../1"].map(|path| path.as_bytes().to_vec()),
+    );
+    Ok(paths)
 }
 
 fn proc() -> Outcome {

@@ -3,9 +3,6 @@
 use core::fmt::{self, Write};
 use core::panic::Location;
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use kmm::frame::{NodeId, PAGE_SIZE, PageFlags, ZoneType};
 use kmm::pagetable_walker::{Level, Span};
 use kmm::procfs::buddyinfo::BuddyLine;
@@ -23,6 +20,7 @@ use kmm::vmalloc::AreaFlags;
 use kmm::zone::{ZoneItem as Counted, ZoneStat};
 
 use super::{machine, manager, stack};
+use crate::fallible::{self, Text};
 
 /// Pages by what they hold, counted from the descriptors.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,7 +79,7 @@ pub fn write_meminfo(out: &mut dyn Write) -> fmt::Result {
     let manager = manager();
     let held = held();
     let slab = manager.slub().nr_pages();
-    let zones: Vec<ZoneStat> = manager.pages().stats().collect();
+    let zones = fallible::collect(manager.pages().stats())?;
     let free: u64 = zones.iter().map(|zone| zone.free as u64).sum();
     let wmark_low: u64 = zones.iter().map(|zone| zone.watermarks.low as u64).sum();
     let reserve: u64 = zones
@@ -138,23 +136,18 @@ pub fn write_zoneinfo(out: &mut dyn Write) -> fmt::Result {
     let node_stats = node_stats(&held());
     let mut first = true;
     for zone in manager().pages().stats() {
-        let protection: Vec<u64> = ZoneType::ALL
+        let kinds = ZoneType::ALL
             .iter()
-            .filter(|&&kind| manager().pages().layout().is_configured(kind))
-            .map(|kind| zone.protection[kind.index()] as u64)
-            .collect();
-        let pagesets: Vec<Pageset> = manager()
-            .pages()
-            .zone(zone.kind)
-            .pcp_stats()
-            .map(|pcp| Pageset {
-                cpu: u32::try_from(pcp.cpu.index()).unwrap_or(u32::MAX),
-                count: pcp.count as u64,
-                high: pcp.limits.high as u64,
-                batch: pcp.limits.batch as u64,
-                stat_threshold: 0,
-            })
-            .collect();
+            .filter(|&&kind| manager().pages().layout().is_configured(kind));
+        let protection = fallible::collect(kinds.map(|kind| zone.protection[kind.index()] as u64))?;
+        let stats = manager().pages().zone(zone.kind).pcp_stats();
+        let pagesets = fallible::collect(stats.map(|pcp| Pageset {
+            cpu: u32::try_from(pcp.cpu.index()).unwrap_or(u32::MAX),
+            count: pcp.count as u64,
+            high: pcp.limits.high as u64,
+            batch: pcp.limits.batch as u64,
+            stat_threshold: 0,
+        }))?;
         let shows_node = first && zone.present > 0;
         first &= !shows_node;
         let info = ZoneInfo {
@@ -198,7 +191,7 @@ pub fn write_vmstat(out: &mut dyn Write) -> fmt::Result {
 
 /// /proc/slabinfo.
 pub fn write_slabinfo(out: &mut dyn Write) -> fmt::Result {
-    let caches: Vec<_> = manager().slub().cache_infos().collect();
+    let caches = fallible::collect(manager().slub().cache_infos())?;
     let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
     let lines = caches.iter().rev().map(|cache| SlabLine {
         name: cache.name,
@@ -217,13 +210,13 @@ pub fn write_slabinfo(out: &mut dyn Write) -> fmt::Result {
 /// /proc/vmallocinfo.
 pub fn write_vmallocinfo(out: &mut dyn Write) -> fmt::Result {
     for area in manager().vmalloc().areas() {
-        let caller = caller_text(area.caller);
+        let caller = caller_text(area.caller)?;
         let nodes = [area.nr_pages as u64];
         let is_ioremap = area.flags.contains(AreaFlags::IOREMAP);
         let line = AreaLine {
             start: area.addr,
             end: area.addr + area.size_bytes,
-            caller: Some(&caller),
+            caller: core::str::from_utf8(&caller.0).ok(),
             nr_pages: area.nr_pages as u64,
             phys: is_ioremap.then_some(area.phys_addr),
             kind: if is_ioremap {
@@ -241,8 +234,10 @@ pub fn write_vmallocinfo(out: &mut dyn Write) -> fmt::Result {
 }
 
 /// Where a call stands in the source, as one word.
-fn caller_text(caller: &Location<'_>) -> String {
-    alloc::format!("{}:{}", caller.file(), caller.line())
+fn caller_text(caller: &Location<'_>) -> Result<Text, fmt::Error> {
+    let mut text = Text::default();
+    write!(text, "{}:{}", caller.file(), caller.line())?;
+    Ok(text)
 }
 
 fn node() -> u32 {
@@ -274,22 +269,20 @@ const LISTED: [ZoneItem; Counted::COUNT] = [
 
 /// /proc/pagetypeinfo.
 pub fn write_pagetypeinfo(out: &mut dyn Write) -> fmt::Result {
-    let zones: Vec<PageTypes<'_>> = manager()
+    let present = manager()
         .pages()
         .all()
         .iter()
-        .filter(|zone| zone.present_pages() > 0)
-        .map(|zone| {
-            let (free, blocks) = (zone.nr_free_by_type(), zone.nr_pageblocks());
-            PageTypes {
-                node: node(),
-                zone: zone.kind().name(),
-                nr_free: pagetypeinfo::TYPES
-                    .map(|kind| free[kind.index()].map(|count| count as u64)),
-                nr_blocks: pagetypeinfo::TYPES.map(|kind| blocks[kind.index()] as u64),
-            }
-        })
-        .collect();
+        .filter(|zone| zone.present_pages() > 0);
+    let zones = fallible::collect(present.map(|zone| {
+        let (free, blocks) = (zone.nr_free_by_type(), zone.nr_pageblocks());
+        PageTypes {
+            node: node(),
+            zone: zone.kind().name(),
+            nr_free: pagetypeinfo::TYPES.map(|kind| free[kind.index()].map(|count| count as u64)),
+            nr_blocks: pagetypeinfo::TYPES.map(|kind| blocks[kind.index()] as u64),
+        }
+    }))?;
     let mut out = out;
     pagetypeinfo::write(&mut out, zones)
 }
