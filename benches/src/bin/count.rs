@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use kmm_benches::cpu;
 use kmm_benches::node::Node;
 use kmm_benches::objects;
+use kmm_buddy::{Buddy, FreeBits};
 use kmm_frame::{Gfp, Order, PAGE_SIZE};
 use kmm_host::{PageBlock, PageReq, PageSource};
 use kmm_slub::CacheFlags;
@@ -150,7 +151,8 @@ fn pairs(node: &Node, order: Order, ops: usize) {
 
 fn buddy_pairs(node: &Node, order: Order, ops: usize) {
     let map = node.zones().map();
-    let mut buddy = kmm_buddy::Buddy::new(node.ram(), map);
+    let storage = vec![FreeBits::EMPTY; Buddy::storage_for(node.ram())].leak();
+    let mut buddy = Buddy::new(node.ram(), map, storage).expect("enough storage");
     // The node's own zones lose a part of their RAM to this one.
     for _ in 0..4 {
         let (pfn, order) = take(node, self::order(10)).into_raw();

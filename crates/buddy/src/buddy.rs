@@ -1,18 +1,20 @@
 //! Splitting and merging. Linux: mm/page_alloc.c.
 
-use kmm_frame::{MAX_ORDER, MemMap, MigrateType, NR_ORDERS, Order, PageFlags, Pfn, PfnRange};
+use kmm_frame::{MemMap, MigrateType, NR_ORDERS, Order, PageFlags, Pfn, PfnRange};
 use kmm_host::AllocError;
 
 use crate::areas::FreeAreas;
-use crate::{FreeError, Pageblocks};
+use crate::{FreeBits, FreeError, Pageblocks};
 
 /// The free frames of one zone, as blocks of power-of-two sizes that split and merge. Linux: `struct zone::free_area`.
 ///
 /// The core of the page allocator: it knows no lock (`&mut self` says that the zone lock is held), no CPU and no
-/// watermark. Descriptors of free frames belong to it; those of allocated frames to their owners.
+/// watermark. What is free it notes in storage of its own: descriptors are read where [`PageFlags::RESERVED`] matters,
+/// and never written.
 #[derive(Debug)]
 pub struct Buddy {
     range: PfnRange,
+    map: MemMap,
     areas: FreeAreas,
     nr_free_pages: usize,
 }
@@ -35,19 +37,29 @@ impl FreeBlock {
 }
 
 impl Buddy {
-    /// A zone of the frames of `range` that have a descriptor in `map`; none of them is free yet.
+    /// How many [`FreeBits`] a zone of the frames of `range` wants: one for each pageblock, and some more.
+    #[must_use]
+    pub const fn storage_for(range: PfnRange) -> usize {
+        FreeAreas::storage_for(range)
+    }
+
+    /// A zone of the frames of `range` that have a descriptor in `map`; none of them is free yet. `None` if `storage` has
+    /// less than [`Buddy::storage_for`] says for them; what it holds does not matter.
     ///
     /// `range` may start and end anywhere. Two zones must not share a frame.
     #[must_use]
-    pub fn new(range: PfnRange, map: MemMap) -> Self {
-        Self {
-            range: range.intersect(map.range()),
-            areas: FreeAreas::new(map),
+    pub fn new(range: PfnRange, map: MemMap, storage: &'static mut [FreeBits]) -> Option<Self> {
+        let range = range.intersect(map.range());
+        Some(Self {
+            range,
+            map,
+            areas: FreeAreas::new(range, storage)?,
             nr_free_pages: 0,
-        }
+        })
     }
 
-    /// Takes a block of `order` off the free lists, splitting a larger one if need be; the low half is kept.
+    /// Takes a block of `order` out, splitting a larger one if need be: the lowest part of the lowest block of the smallest
+    /// order that fits.
     ///
     /// Linux: `__rmqueue_smallest` and `expand`, mm/page_alloc.c.
     ///
@@ -61,10 +73,10 @@ impl Buddy {
             .areas
             .smallest_nonempty(order)
             .ok_or(AllocError::OutOfMemory)?;
-        let block = self.areas.pop(from).ok_or(AllocError::OutOfMemory)?;
-        for half in order.up_to(from).rev() {
-            self.areas.push(block.buddy(half), half);
-        }
+        let block = self
+            .areas
+            .split(from, order)
+            .ok_or(AllocError::OutOfMemory)?;
         self.nr_free_pages -= order.nr_pages();
         Ok(block)
     }
@@ -73,35 +85,57 @@ impl Buddy {
     ///
     /// Linux: `__free_one_page`, mm/page_alloc.c.
     ///
-    /// Debug builds look at every frame of the block; others at the first frame and what it lies in, so that a block
-    /// of which only a later part is free already goes unnoticed there.
-    ///
     /// # Context
     /// Does not sleep. The zone lock is held: that is what `&mut self` says.
     ///
     /// # Errors
     /// A [`FreeError`] if these frames cannot be an allocated block of this zone; nothing has changed then.
+    #[inline]
     pub fn put(&mut self, pfn: Pfn, order: Order) -> Result<(), FreeError> {
-        if !pfn.is_aligned(order) {
-            return Err(FreeError::NotAligned);
-        }
-        let block = PfnRange::with_len(pfn, order.nr_pages());
-        if block.nr_pages() != order.nr_pages() || !self.range.contains_range(block) {
-            return Err(FreeError::OutsideZone);
-        }
-        let checked = if cfg!(debug_assertions) {
-            block
-        } else {
-            PfnRange::with_len(pfn, 1)
-        };
-        self.check_allocated(checked)?;
-        self.merge(pfn, order);
+        self.check_put(pfn, order)?;
+        self.nr_free_pages += order.nr_pages();
+        self.areas.merge(pfn, order);
         Ok(())
+    }
+
+    /// Takes up to `most` single frames, as many as there are; how many were given to `sink`.
+    ///
+    /// They come from the fragments of one pageblock after the other, small ones first; a whole pageblock is broken only
+    /// when there are no fragments. Among equals the lowest goes first.
+    ///
+    /// Linux: `rmqueue_bulk`, mm/page_alloc.c.
+    ///
+    /// # Context
+    /// Does not sleep. The zone lock is held: that is what `&mut self` says.
+    pub fn take_pages(&mut self, most: usize, mut sink: impl FnMut(Pfn)) -> usize {
+        let most = most.min(self.nr_free_pages);
+        let mut left = most;
+        while left > 0 {
+            if let Some(pageblock) = self.areas.first_fragmented() {
+                left -= self.areas.take_frames(pageblock, left, &mut sink);
+                continue;
+            }
+            let whole = self.areas.smallest_nonempty(Order::PAGEBLOCK);
+            let Some((order, pfn)) =
+                whole.and_then(|order| Some((order, self.areas.split(order, order)?)))
+            else {
+                break;
+            };
+            let count = left.min(order.nr_pages());
+            if count == order.nr_pages() {
+                PfnRange::with_len(pfn, count).iter().for_each(&mut sink);
+            } else {
+                self.areas.cut(pfn, order.index(), count, &mut sink);
+            }
+            left -= count;
+        }
+        self.nr_free_pages -= most - left;
+        most - left
     }
 
     /// Gives the zone frames of its range that it never had, as the largest blocks that alignment allows.
     ///
-    /// Linux: `__free_pages_memory`, mm/memblock.c. O(n) in frames: every descriptor is looked at.
+    /// Linux: `__free_pages_memory`, mm/memblock.c. O(n) in frames: every descriptor is read.
     ///
     /// # Errors
     /// A [`FreeError`] if one of the frames lies outside the zone, is free already or is reserved; nothing has changed
@@ -110,12 +144,13 @@ impl Buddy {
         if !self.range.contains_range(range) {
             return Err(FreeError::OutsideZone);
         }
-        self.check_allocated(range)?;
-        let mut pfn = range.start();
-        while pfn < range.end() {
-            let order = largest_block(pfn, range.end());
-            self.merge(pfn, order);
-            pfn += order.nr_pages();
+        if blocks_of(range).any(|block| self.areas.overlaps(block.pfn, block.order)) {
+            return Err(FreeError::AlreadyFree);
+        }
+        self.check_reserved(range)?;
+        for block in blocks_of(range) {
+            self.nr_free_pages += block.order.nr_pages();
+            self.areas.merge(block.pfn, block.order);
         }
         Ok(())
     }
@@ -150,17 +185,12 @@ impl Buddy {
         if !self.range.contains(pfn) {
             return None;
         }
-        Order::all().find_map(|order| {
-            let start = pfn.align_down(order);
-            let found = self.areas.order_at(start)?;
-            (self.range.contains(start) && found >= order).then_some(FreeBlock {
-                pfn: start,
-                order: found,
-            })
-        })
+        let order = self.areas.order_around(pfn)?;
+        let pfn = pfn.align_down(order);
+        Some(FreeBlock { pfn, order })
     }
 
-    /// Every free block, small ones first.
+    /// Every free block, small ones first, and those of an order by address.
     pub fn free_blocks(&self) -> impl Iterator<Item = FreeBlock> {
         Order::all().flat_map(|order| {
             self.areas
@@ -190,47 +220,49 @@ impl Buddy {
         &self.areas
     }
 
-    /// Frames that leave `range` are not looked at: it lies in the zone.
-    fn check_allocated(&self, range: PfnRange) -> Result<(), FreeError> {
-        // A free block that overlaps the range starts in it, or holds its first frame.
-        if !range.is_empty() && self.free_block_of(range.start()).is_some() {
+    #[cfg(test)]
+    pub(crate) const fn areas_mut(&mut self) -> &mut FreeAreas {
+        &mut self.areas
+    }
+
+    #[inline]
+    fn check_put(&self, pfn: Pfn, order: Order) -> Result<(), FreeError> {
+        if !pfn.is_aligned(order) {
+            return Err(FreeError::NotAligned);
+        }
+        let block = PfnRange::with_len(pfn, order.nr_pages());
+        if block.nr_pages() != order.nr_pages() || !self.range.contains_range(block) {
+            return Err(FreeError::OutsideZone);
+        }
+        if self.areas.overlaps(pfn, order) {
             return Err(FreeError::AlreadyFree);
         }
-        let map = self.areas.map();
+        if cfg!(debug_assertions) {
+            self.check_reserved(block)?;
+        }
+        Ok(())
+    }
+
+    fn check_reserved(&self, range: PfnRange) -> Result<(), FreeError> {
         for pfn in range.iter() {
-            let flags = map.get(pfn).ok_or(FreeError::OutsideZone)?.flags();
-            if flags.contains(PageFlags::BUDDY) {
-                return Err(FreeError::AlreadyFree);
-            }
-            if flags.contains(PageFlags::RESERVED) {
+            let page = self.map.get(pfn).ok_or(FreeError::OutsideZone)?;
+            if page.test(PageFlags::RESERVED) {
                 return Err(FreeError::Reserved);
             }
         }
         Ok(())
     }
-
-    fn merge(&mut self, pfn: Pfn, order: Order) {
-        self.nr_free_pages += order.nr_pages();
-        let (mut pfn, mut order) = (pfn, order);
-        while let Some(up) = order.up() {
-            let buddy = pfn.buddy(order);
-            // A free block of this zone lies in its range whole (INV-1), so looking at the first frame is enough.
-            if !self.range.contains(buddy) || !self.areas.is_free(buddy, order) {
-                break;
-            }
-            self.areas.remove(buddy, order);
-            pfn = pfn.align_down(up);
-            order = up;
-        }
-        self.areas.push(pfn, order);
-    }
 }
 
-/// The largest order that a block at `pfn` may have without reaching beyond `end`. `pfn < end`.
-fn largest_block(pfn: Pfn, end: Pfn) -> Order {
-    Order::all()
-        .rev()
-        .find(|&order| pfn.is_aligned(order) && order.nr_pages() <= end - pfn)
-        .unwrap_or(Order::ZERO)
-        .min(MAX_ORDER)
+/// A range as the largest blocks that alignment allows, upwards.
+fn blocks_of(range: PfnRange) -> impl Iterator<Item = FreeBlock> {
+    let mut pfn = range.start();
+    core::iter::from_fn(move || {
+        let left = range.end() - pfn;
+        let fits = |order: &Order| pfn.is_aligned(*order) && order.nr_pages() <= left;
+        let order = Order::all().rev().find(fits)?;
+        let block = FreeBlock { pfn, order };
+        pfn += order.nr_pages();
+        Some(block)
+    })
 }

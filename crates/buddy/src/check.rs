@@ -2,30 +2,30 @@
 
 use core::fmt;
 
-use kmm_frame::{Order, PageFlags, Pfn};
+use kmm_frame::{MAX_ORDER, NR_ORDERS, Order, Pfn, PfnRange};
 
+use crate::areas::FreeAreas;
+use crate::bits::Node;
 use crate::{Buddy, FreeBlock};
 
 /// What [`Buddy::validate`] found wrong: which invariant of MODEL.md does not hold, and where.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Broken {
-    /// A listed block is misaligned or leaves the zone (INV-1).
+    /// A free block leaves the zone (INV-1).
     Misplaced(FreeBlock),
-    /// The descriptor of a listed block does not say that it is free, or says another order (INV-2).
-    NotMarked(FreeBlock),
-    /// A frame inside a free block starts another (INV-3).
-    Overlap(Pfn),
+    /// A block inside a free block is free too (INV-3).
+    Overlap(FreeBlock),
+    /// Only one half of a block of the largest order is free as such (INV-2).
+    Torn(Pfn),
     /// A block and its buddy are both free and were not merged (INV-4).
     Unmerged(FreeBlock),
-    /// The links of a list do not lead back and forth (INV-2).
-    BadLink(FreeBlock),
-    /// The number of blocks on a list, or its summary bit, differs from what is counted (INV-5).
+    /// The summary says that a pageblock has a free block of this order, or that it has none, and is wrong (INV-5).
+    WrongSummary(Pfn, Order),
+    /// The number of free blocks of an order differs from what is counted (INV-5).
     WrongCount(Order),
-    /// The number of free frames differs from the lists (INV-5).
+    /// The number of free frames differs from the blocks (INV-5).
     WrongTotal,
-    /// A descriptor says that a free block starts here, but no list has it (INV-2).
-    Unlisted(Pfn),
 }
 
 impl fmt::Display for Broken {
@@ -34,15 +34,16 @@ impl fmt::Display for Broken {
             Self::Misplaced(b) => {
                 write!(f, "free block {} of order {} is misplaced", b.pfn, b.order)
             }
-            Self::NotMarked(b) => {
-                write!(f, "free block {} of order {} is unmarked", b.pfn, b.order)
+            Self::Overlap(b) => {
+                write!(f, "block {} of order {} is free twice", b.pfn, b.order)
             }
-            Self::Overlap(pfn) => write!(f, "frame {pfn} is in two free blocks"),
+            Self::Torn(pfn) => write!(f, "pageblock {pfn} is half of a free block"),
             Self::Unmerged(b) => write!(f, "block {} of order {} is unmerged", b.pfn, b.order),
-            Self::BadLink(b) => write!(f, "block {} of order {} has a bad link", b.pfn, b.order),
-            Self::WrongCount(order) => write!(f, "list of order {order} is miscounted"),
+            Self::WrongSummary(pfn, order) => {
+                write!(f, "pageblock {pfn} and the summary of order {order} differ")
+            }
+            Self::WrongCount(order) => write!(f, "blocks of order {order} are miscounted"),
             Self::WrongTotal => f.write_str("free frames are miscounted"),
-            Self::Unlisted(pfn) => write!(f, "free block {pfn} is on no list"),
         }
     }
 }
@@ -50,68 +51,166 @@ impl fmt::Display for Broken {
 impl core::error::Error for Broken {}
 
 impl Buddy {
-    /// Walks every list and every descriptor of the zone. O(n) in frames.
+    /// Looks at every bit of the zone. O(n) in frames.
     ///
     /// # Errors
     /// The first violation found.
     pub fn validate(&self) -> Result<(), Broken> {
-        let mut nr_pages = 0;
-        let mut nr_blocks = 0;
-        for order in Order::all() {
-            let mut count = 0;
-            let mut prev = None;
-            for pfn in self.areas().blocks(order) {
-                let block = FreeBlock { pfn, order };
-                self.validate_block(block, prev)?;
-                prev = Some(pfn);
-                count += 1;
-            }
-            if count != self.nr_free(order) || (count > 0) != self.areas().is_marked_nonempty(order)
-            {
-                return Err(Broken::WrongCount(order));
-            }
-            nr_pages += count * order.nr_pages();
-            nr_blocks += count;
-        }
-        if nr_pages != self.nr_free_pages() {
+        self.areas().validate(self.range())?;
+        let free_pages = |order: Order| self.nr_free(order) * order.nr_pages();
+        if Order::all().map(free_pages).sum::<usize>() != self.nr_free_pages() {
             return Err(Broken::WrongTotal);
         }
-        self.validate_marks(nr_blocks)
+        Ok(())
     }
+}
 
-    fn validate_block(&self, block: FreeBlock, prev: Option<Pfn>) -> Result<(), Broken> {
-        let FreeBlock { pfn, order } = block;
-        if !pfn.is_aligned(order) || !self.range().contains_range(block.range()) {
-            return Err(Broken::Misplaced(block));
+impl FreeAreas {
+    fn validate(&self, zone: PfnRange) -> Result<(), Broken> {
+        let mut counts = [0; NR_ORDERS];
+        for slot in 0..self.nr_slots() {
+            self.validate_pageblock(slot, zone, &mut counts)?;
         }
-        let map = self.areas().map();
-        if map.page(pfn).lru_prev() != prev {
-            return Err(Broken::BadLink(block));
-        }
-        if !self.areas().is_free(pfn, order) {
-            return Err(Broken::NotMarked(block));
-        }
-        let starts_here = |pfn: &Pfn| map.page(*pfn).test(PageFlags::BUDDY);
-        if let Some(inner) = block.range().iter().skip(1).find(starts_here) {
-            return Err(Broken::Overlap(inner));
-        }
-        let buddy = pfn.buddy(order);
-        let merges = order.up().is_some() && self.range().contains(buddy);
-        if merges && self.areas().is_free(buddy, order) {
-            return Err(Broken::Unmerged(block));
+        for order in Order::all() {
+            if counts[order.index()] != self.nr_free(order) || !self.is_counted(order) {
+                return Err(Broken::WrongCount(order));
+            }
         }
         Ok(())
     }
 
-    /// As many descriptors are marked as there are blocks on lists; each listed one is marked, so they are the same.
-    fn validate_marks(&self, nr_blocks: usize) -> Result<(), Broken> {
-        let map = self.areas().map();
-        let marked = |pfn: &Pfn| map.page(*pfn).test(PageFlags::BUDDY);
-        if self.range().iter().filter(marked).count() == nr_blocks {
-            return Ok(());
+    fn validate_pageblock(
+        &self,
+        slot: usize,
+        zone: PfnRange,
+        counts: &mut [usize; NR_ORDERS],
+    ) -> Result<(), Broken> {
+        let (start, bits) = (self.start_of(slot), self.bits(slot));
+        if bits.test(Node::HALF) != self.bits(slot ^ 1).test(Node::HALF) {
+            return Err(Broken::Torn(start));
         }
-        let listed = |pfn: Pfn| self.free_blocks().any(|block| block.pfn == pfn);
-        let unlisted = self.range().iter().filter(marked).find(|&pfn| !listed(pfn));
-        Err(unlisted.map_or(Broken::WrongTotal, Broken::Unlisted))
+        for order in Order::all() {
+            let mut count = 0;
+            for pfn in self.blocks_in(slot, order) {
+                let block = FreeBlock { pfn, order };
+                if !zone.contains_range(block.range()) {
+                    return Err(Broken::Misplaced(block));
+                }
+                if order != MAX_ORDER {
+                    let node = Node::of(pfn, order.index());
+                    let is_inside = if node == Node::ROOT {
+                        bits.test(Node::HALF)
+                    } else {
+                        bits.is_held(node.parent(), order.index() + 1)
+                    };
+                    if is_inside {
+                        return Err(Broken::Overlap(block));
+                    }
+                    let twin = pfn.buddy(order);
+                    if self
+                        .bits(self.slot(twin))
+                        .test(Node::of(twin, order.index()))
+                    {
+                        return Err(Broken::Unmerged(block));
+                    }
+                }
+                count += 1;
+            }
+            if self.is_summarised(slot, order) != (count > 0) {
+                return Err(Broken::WrongSummary(start, order));
+            }
+            counts[order.index()] += count;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::boxed::Box;
+    use std::vec;
+    use std::vec::Vec;
+
+    use kmm_frame::{MemMap, Page, PageFlags};
+
+    use super::*;
+    use crate::FreeBits;
+
+    /// 4096 frames: 32 from 0, 8 from 40, 8 from 56, and all from 1024 on are free.
+    fn sound() -> Buddy {
+        let range = PfnRange::new(Pfn::new(0), Pfn::new(4096));
+        let pages: Vec<Page> = range.iter().map(|_| Page::new()).collect();
+        let map = MemMap::new(range, pages.leak()).unwrap();
+        range
+            .iter()
+            .for_each(|pfn| map.page(pfn).clear(PageFlags::RESERVED));
+        let storage = vec![FreeBits::EMPTY; Buddy::storage_for(range)];
+        let mut buddy = Buddy::new(range, map, storage.leak()).unwrap();
+        for (start, end) in [(0, 32), (40, 48), (56, 64), (1024, 4096)] {
+            let range = PfnRange::new(Pfn::new(start), Pfn::new(end));
+            buddy.add_free_range(range).unwrap();
+        }
+        buddy.validate().unwrap();
+        buddy
+    }
+
+    fn block(pfn: usize, order: u8) -> FreeBlock {
+        FreeBlock {
+            pfn: Pfn::new(pfn),
+            order: Order::new(order).unwrap(),
+        }
+    }
+
+    fn flip(areas: &mut FreeAreas, pfn: usize, order: usize) {
+        let slot = areas.slot(Pfn::new(pfn));
+        let node = Node::of(Pfn::new(pfn), order);
+        let bits = areas.bits_mut(slot);
+        if bits.test(node) {
+            bits.unset(node);
+        } else {
+            bits.set(node);
+        }
+    }
+
+    #[test]
+    fn validate_finds_what_is_spoiled() {
+        type Spoil = Box<dyn Fn(&mut FreeAreas)>;
+        let flipped = |pfn, order| -> Spoil { Box::new(move |areas| flip(areas, pfn, order)) };
+        let summary = |order: Order| Broken::WrongSummary(Pfn::ZERO, order);
+        let cases: [(Spoil, Broken); 7] = [
+            // A frame of a free block, and a block that holds free blocks.
+            (flipped(7, 0), Broken::Overlap(block(7, 0))),
+            (flipped(32, 5), Broken::Overlap(block(40, 3))),
+            (flipped(2048, 9), Broken::Overlap(block(2048, 9))),
+            (flipped(48, 3), Broken::Unmerged(block(48, 3))),
+            // Bits that the counts and the summary know nothing of.
+            (
+                flipped(600, 3),
+                Broken::WrongSummary(Pfn::new(512), block(0, 3).order),
+            ),
+            (flipped(100, 3), Broken::WrongCount(block(0, 3).order)),
+            (flipped(0, 5), summary(block(0, 5).order)),
+        ];
+        for (spoil, expected) in cases {
+            let mut buddy = sound();
+            spoil(buddy.areas_mut());
+            assert_eq!(buddy.validate(), Err(expected));
+        }
+        let mut buddy = sound();
+        buddy.areas_mut().bits_mut(2).unset(Node::HALF);
+        assert_eq!(buddy.validate(), Err(Broken::Torn(Pfn::new(1024))));
+        let mut buddy = sound();
+        buddy.areas_mut().spoil_summary();
+        assert_eq!(buddy.validate(), Err(Broken::WrongCount(Order::ZERO)));
+    }
+
+    #[test]
+    fn blocks_beyond_the_zone_are_found() {
+        let mut buddy = sound();
+        let cut = PfnRange::new(Pfn::ZERO, Pfn::new(4095));
+        let found = buddy.areas_mut().validate(cut);
+        assert_eq!(found, Err(Broken::Misplaced(block(3072, 10))));
     }
 }

@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::{Random, frames, map_of};
-use kmm_buddy::{Buddy, Pageblock, Pageblocks};
+use common::{Random, empty, frames, map_of};
+use kmm_buddy::{Pageblock, Pageblocks};
 use kmm_frame::{MigrateType, NR_ORDERS, Order, Pfn, PfnRange};
 
 fn blocks_of(range: PfnRange) -> Pageblocks {
@@ -162,7 +162,7 @@ fn free_blocks_count_under_the_pageblock_they_start_in() {
     let mut random = Random::new("free_blocks_count_under_the_pageblock_they_start_in", 0x5c);
     let range = frames(100, 3500);
     let blocks = blocks_of(range);
-    let mut buddy = Buddy::new(range, map_of(range));
+    let mut buddy = empty(range, map_of(range));
     buddy.add_free_range(range).unwrap();
     blocks.add_present(range);
     let mut kinds = [MigrateType::Movable; 7];

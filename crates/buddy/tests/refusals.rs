@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::{frames, full, map_of, order, sorted};
-use kmm_buddy::{Broken, Buddy, FreeBlock, FreeError};
+use common::{empty, frames, full, map_of, order, sorted};
+use kmm_buddy::{Buddy, FreeBits, FreeError};
 use kmm_frame::{MAX_ORDER, Order, PageFlags, Pfn, PfnRange};
 use kmm_host::AllocError;
 
@@ -59,7 +59,7 @@ fn foreign_and_misaligned_frames_are_refused() {
 fn reserved_frames_are_refused() {
     let map = map_of(frames(0, 32));
     map.page(Pfn::new(17)).set(PageFlags::RESERVED);
-    let mut buddy = Buddy::new(frames(0, 32), map);
+    let mut buddy = empty(frames(0, 32), map);
     assert_eq!(
         buddy.add_free_range(frames(0, 32)),
         Err(FreeError::Reserved)
@@ -80,7 +80,7 @@ fn empty_ranges_change_nothing() {
     buddy.add_free_range(frames(3, 3)).unwrap();
     buddy.add_free_range(PfnRange::EMPTY).unwrap();
     assert_eq!(buddy.nr_free_pages(), 8);
-    let mut none = Buddy::new(PfnRange::EMPTY, map_of(frames(0, 8)));
+    let mut none = empty(PfnRange::EMPTY, map_of(frames(0, 8)));
     assert_eq!(none.take(Order::ZERO), Err(AllocError::OutOfMemory));
     assert_eq!(
         none.put(Pfn::ZERO, Order::ZERO),
@@ -91,7 +91,7 @@ fn empty_ranges_change_nothing() {
 
 #[test]
 fn zones_end_where_descriptors_end() {
-    let mut buddy = Buddy::new(frames(0, 1 << 40), map_of(frames(16, 48)));
+    let mut buddy = empty(frames(0, 1 << 40), map_of(frames(16, 48)));
     assert_eq!(buddy.range(), frames(16, 48));
     buddy.add_free_range(frames(16, 48)).unwrap();
     assert_eq!(sorted(buddy.free_blocks()), [(16, 4), (32, 4)]);
@@ -104,8 +104,8 @@ fn zones_end_where_descriptors_end() {
 #[test]
 fn blocks_never_merge_across_two_zones_of_one_map() {
     let map = map_of(frames(0, 64));
-    let mut low = Buddy::new(frames(0, 32), map);
-    let mut high = Buddy::new(frames(32, 64), map);
+    let mut low = empty(frames(0, 32), map);
+    let mut high = empty(frames(32, 64), map);
     low.add_free_range(frames(0, 32)).unwrap();
     high.add_free_range(frames(32, 64)).unwrap();
     assert_eq!(sorted(low.free_blocks()), [(0, 5)]);
@@ -143,35 +143,19 @@ fn free_block_of_finds_the_block_around_a_frame() {
 }
 
 #[test]
-fn validate_finds_what_is_spoiled() {
-    let range = frames(0, 64);
-    let spoiled = |spoil: &dyn Fn(&Buddy, kmm_frame::MemMap)| {
-        let map = map_of(range);
-        let mut buddy = Buddy::new(range, map);
-        buddy.add_free_range(frames(0, 32)).unwrap();
-        buddy.add_free_range(frames(40, 48)).unwrap();
-        buddy.add_free_range(frames(56, 64)).unwrap();
-        buddy.validate().unwrap();
-        spoil(&buddy, map);
-        buddy.validate().unwrap_err()
+fn too_little_storage_is_refused() {
+    let make = |range, len| {
+        let storage = vec![FreeBits::EMPTY; len];
+        Buddy::new(range, map_of(range), storage.leak())
     };
-    let block = |pfn, n| FreeBlock {
-        pfn: Pfn::new(pfn),
-        order: order(n),
-    };
-    let found = spoiled(&|_, map| map.page(Pfn::new(40)).set_private(1));
-    assert_eq!(found, Broken::NotMarked(block(40, 3)));
-    let found = spoiled(&|_, map| map.page(Pfn::new(0)).clear(PageFlags::BUDDY));
-    assert_eq!(found, Broken::NotMarked(block(0, 5)));
-    let found = spoiled(&|_, map| map.page(Pfn::new(50)).set(PageFlags::BUDDY));
-    assert_eq!(found, Broken::Unlisted(Pfn::new(50)));
-    let found = spoiled(&|_, map| map.page(Pfn::new(7)).set(PageFlags::BUDDY));
-    assert_eq!(found, Broken::Overlap(Pfn::new(7)));
-    let found = spoiled(&|_, map| map.page(Pfn::new(40)).set_lru_prev(None));
-    assert_eq!(found, Broken::BadLink(block(40, 3)));
-    let found = spoiled(&|_, map| map.page(Pfn::new(56)).set_lru_next(None));
-    assert_eq!(found, Broken::WrongCount(order(3)));
-    // A ring ends the walk too.
-    let found = spoiled(&|_, map| map.page(Pfn::new(40)).set_lru_next(Some(Pfn::new(56))));
-    assert_eq!(found, Broken::BadLink(block(56, 3)));
+    for range in [frames(0, 1), frames(1023, 1025), frames(500, 200_000)] {
+        let enough = Buddy::storage_for(range);
+        assert!(make(range, enough - 1).is_none());
+        assert!(make(range, enough).is_some());
+    }
+    assert_eq!(Buddy::storage_for(PfnRange::EMPTY), 0);
+    assert!(make(PfnRange::EMPTY, 0).is_some());
+    // 128 bytes for a pageblock, and less than 2 % above them: 0.006 % of the memory.
+    assert_eq!(size_of::<FreeBits>(), 128);
+    assert_eq!(Buddy::storage_for(frames(0, 1 << 18)), 512 + 8 + 1);
 }

@@ -223,12 +223,13 @@ impl<H: Host> Early<H> {
     fn keep_memory(&self) -> Result<&'static [PfnRange], BuildError> {
         let count = self.memblock.borrow().memory_frames().count();
         let mut nr = 0;
-        self.place_slice(count, || {
+        let kept = self.place_slice(count, || {
             nr += 1;
             let memblock = self.memblock.borrow();
             let mut ranges = memblock.memory_frames();
             ranges.nth(nr - 1).unwrap_or_default()
-        })
+        })?;
+        Ok(kept)
     }
 
     /// Memory for one `T` that will be made later.
@@ -244,7 +245,7 @@ impl<H: Host> Early<H> {
         &self,
         count: usize,
         mut value: impl FnMut() -> T,
-    ) -> Result<&'static [T], BuildError> {
+    ) -> Result<&'static mut [T], BuildError> {
         const { assert!(align_of::<T>() <= PAGE_SIZE) };
         let bytes = size_of::<T>()
             .checked_mul(count)
@@ -257,7 +258,7 @@ impl<H: Host> Early<H> {
             unsafe { slot.write(value()) };
         }
         // SAFETY: every element was written just now; nobody else has the memory, and it is never given back.
-        Ok(unsafe { core::slice::from_raw_parts(first.as_ptr(), count) })
+        Ok(unsafe { core::slice::from_raw_parts_mut(first.as_ptr(), count) })
     }
 }
 

@@ -12,7 +12,8 @@ use kmm_pagetable_walker::{KernelHalf, Levels, Mapper, Root, TableCounter};
 use kmm_slub::{CacheSlot, Slub, SlubBug, SlubConfig};
 use kmm_vmalloc::{Vmalloc, VmallocConfig};
 use kmm_zone::{
-    BadPage, Pageblock, Pcp, WATERMARK_SCALE_FACTOR, X86_64, ZoneLayout, ZoneStorage, Zones,
+    BadPage, FreeBits, Pageblock, Pcp, WATERMARK_SCALE_FACTOR, X86_64, ZoneLayout, ZoneStorage,
+    Zones,
 };
 
 use crate::early::{BuildError, Early, EarlyPages, KernelSpace};
@@ -114,6 +115,7 @@ impl<H: Host> Manager<H> {
         let storage = ZoneStorage {
             pcps: early.place_slice(layout.nr_pcps(nr_cpus), Pcp::new)?,
             pageblocks: early.place_slice(layout.nr_pageblocks(), Pageblock::new)?,
+            free_bits: early.place_slice(layout.nr_free_bits(), || FreeBits::EMPTY)?,
         };
         let zones = Zones::new(map, host.cpus(), host.phys(), layout, storage)
             .map_err(|_| BuildError::Zones)?

@@ -19,7 +19,7 @@ mod zones;
 
 pub use bad::{BadPage, BadReason};
 pub use check::{FreeAt, ZonesBroken};
-pub use kmm_buddy::{FreeError, Pageblock, Pageblocks};
+pub use kmm_buddy::{FreeBits, FreeError, Pageblock, Pageblocks};
 pub use limits::{LayoutError, X86, X86_64, ZoneLayout, ZoneLimits};
 pub use lru::{LruBroken, LruError, LruList, Lruvec};
 pub use pcp::{Pcp, PcpLimits, PcpSizing};

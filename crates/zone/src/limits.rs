@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use kmm_buddy::Pageblocks;
+use kmm_buddy::{Buddy, Pageblocks};
 use kmm_frame::{Pfn, PfnRange, PhysAddr, ZoneType};
 
 /// The zones that an architecture has, as the frames where they end. `None`: there is no such zone.
@@ -149,6 +149,13 @@ impl ZoneLayout {
     #[must_use]
     pub fn nr_pageblocks(&self) -> usize {
         let count = |range: &PfnRange| Pageblocks::count_for(*range);
+        self.ranges.iter().map(count).sum()
+    }
+
+    /// How many [`crate::FreeBits`] the zones want.
+    #[must_use]
+    pub fn nr_free_bits(&self) -> usize {
+        let count = |range: &PfnRange| Buddy::storage_for(*range);
         self.ranges.iter().map(count).sum()
     }
 

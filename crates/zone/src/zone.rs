@@ -50,6 +50,7 @@ impl<L: RawMutex> Zone<L> {
         map: MemMap,
         pcps: &'static [Pcp],
         pageblocks: Pageblocks,
+        buddy: Buddy,
     ) -> Self {
         Self {
             kind,
@@ -70,7 +71,7 @@ impl<L: RawMutex> Zone<L> {
             nr_allocs: AtomicU64::new(0),
             nr_pages_alloced: AtomicU64::new(0),
             nr_pages_freed: AtomicU64::new(0),
-            buddy: Mutex::new(Buddy::new(range, map)),
+            buddy: Mutex::new(buddy),
         }
     }
 

@@ -3,7 +3,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use kmm_buddy::Pageblocks;
+use kmm_buddy::{Buddy, Pageblocks};
 use kmm_frame::{MemMap, NodeId, PageFlags, Pfn, PfnRange, ZoneType};
 use kmm_host::{Cpus, PhysMap};
 use lock_api::{Mutex, RawMutex};
@@ -43,6 +43,8 @@ pub enum ZonesError {
     TooFewPcps,
     /// There are fewer pageblocks than [`ZoneLayout::nr_pageblocks`] says.
     TooFewPageblocks,
+    /// There are fewer bits than [`ZoneLayout::nr_free_bits`] says.
+    TooFewFreeBits,
 }
 
 impl fmt::Display for ZonesError {
@@ -51,6 +53,7 @@ impl fmt::Display for ZonesError {
             Self::NoDescriptors => "zone has frames without descriptors",
             Self::TooFewPcps => "fewer pagesets than zones and CPUs want",
             Self::TooFewPageblocks => "fewer pageblocks than zones want",
+            Self::TooFewFreeBits => "fewer bits than zones want",
         })
     }
 }
@@ -63,7 +66,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// Without [`Zones::with_bad_page_hook`], pages that are freed wrongly are dropped in silence.
     ///
     /// # Errors
-    /// A [`ZonesError`] if descriptors, pagesets or pageblocks are missing.
+    /// A [`ZonesError`] if descriptors or storage are missing.
     pub fn new(
         map: MemMap,
         cpus: C,
@@ -71,10 +74,20 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         layout: ZoneLayout,
         storage: ZoneStorage,
     ) -> Result<Self, ZonesError> {
-        let ZoneStorage { pcps, pageblocks } = storage;
+        let ZoneStorage {
+            pcps,
+            pageblocks,
+            mut free_bits,
+        } = storage;
         let nr_cpus = cpus.nr_cpus();
         if pcps.len() < layout.nr_pcps(nr_cpus) {
             return Err(ZonesError::TooFewPcps);
+        }
+        if pageblocks.len() < layout.nr_pageblocks() {
+            return Err(ZonesError::TooFewPageblocks);
+        }
+        if free_bits.len() < layout.nr_free_bits() {
+            return Err(ZonesError::TooFewFreeBits);
         }
         let described = |kind: ZoneType| map.range().contains_range(layout.range(kind));
         if !ZoneType::ALL.into_iter().all(described) {
@@ -87,20 +100,28 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             &pcps[nth * nr_cpus..][..nr_cpus]
         };
         let mut left = pageblocks;
-        let mut are_enough = true;
-        let mut pageblocks_of = |range: PfnRange| {
-            let own = Pageblocks::new(range, left);
-            are_enough &= own.is_some();
-            left = left.get(Pageblocks::count_for(range)..).unwrap_or_default();
-            own.unwrap_or(Pageblocks::EMPTY)
-        };
-        let zones = ZoneType::ALL.map(|kind| {
+        let make = |kind| {
             let range = layout.range(kind);
-            Zone::new(kind, range, map, pcps_of(kind), pageblocks_of(range))
-        });
-        if !are_enough {
-            return Err(ZonesError::TooFewPageblocks);
-        }
+            let blocks = Pageblocks::new(range, left)?;
+            left = &left[Pageblocks::count_for(range)..];
+            let bits = core::mem::take(&mut free_bits);
+            let (bits, rest) = bits.split_at_mut_checked(Buddy::storage_for(range))?;
+            free_bits = rest;
+            let buddy = Buddy::new(range, map, bits)?;
+            Some(Zone::new(kind, range, map, pcps_of(kind), blocks, buddy))
+        };
+        let [
+            Some(dma),
+            Some(dma32),
+            Some(normal),
+            Some(highmem),
+            Some(movable),
+            Some(device),
+        ] = ZoneType::ALL.map(make)
+        else {
+            return Err(ZonesError::TooFewFreeBits);
+        };
+        let zones = [dma, dma32, normal, highmem, movable, device];
         Ok(Self {
             node: NodeId::ZERO,
             layout,

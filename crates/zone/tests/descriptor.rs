@@ -226,7 +226,12 @@ fn storage_is_laid_into_the_memory_that_it_asks_for() {
     assert_eq!(storage.pcps.len(), layout.nr_pcps(2));
     assert_eq!(storage.pageblocks.len(), layout.nr_pageblocks());
     let end = storage.pageblocks.as_ptr_range().end.addr();
-    assert_eq!(storage.pcps.as_ptr().addr(), memory.addr().get());
+    assert_eq!(storage.free_bits.len(), layout.nr_free_bits());
+    assert_eq!(storage.free_bits.as_ptr().addr(), memory.addr().get());
+    assert_eq!(
+        storage.free_bits.as_ptr_range().end.addr(),
+        storage.pcps.as_ptr().addr()
+    );
     assert!(end <= memory.addr().get() + room.size());
     assert_eq!(
         storage.pcps.as_ptr_range().end.addr(),

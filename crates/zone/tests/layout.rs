@@ -202,22 +202,23 @@ fn frames_are_given_to_the_allocator_once() {
 fn zones_want_descriptors_and_pagesets() {
     let pages: Vec<Page> = (0..600).map(|_| Page::new()).collect();
     let map = MemMap::new(frames(0, 600), pages.leak()).unwrap();
-    let make = |end, nr_pcps: usize, nr_pageblocks: usize| {
+    let make = |end, nr_pcps, nr_pageblocks, nr_free_bits| {
         let zones: common::TestZones = Zones::new(
             map,
             common::ThreadCpus(2),
             *small::<Lock>(0, PfnRange::EMPTY, 1).phys(),
             ZoneLayout::new::<Tiny>(frames(0, end)),
-            common::storage(nr_pcps, nr_pageblocks),
+            common::storage(nr_pcps, nr_pageblocks, nr_free_bits),
         )?;
         Ok(zones.managed_pages())
     };
-    // The first pageblock is in three zones.
-    assert_eq!(make(600, 6, 4), Ok(0));
-    assert_eq!(make(600, 5, 4), Err(ZonesError::TooFewPcps));
-    assert_eq!(make(600, 6, 3), Err(ZonesError::TooFewPageblocks));
-    assert_eq!(make(601, 6, 4), Err(ZonesError::NoDescriptors));
-    assert_eq!(make(200, 4, 2), Ok(0));
+    // The first pageblock is in three zones; each has a pair of them, and a row above.
+    assert_eq!(make(600, 6, 4, 9), Ok(0));
+    assert_eq!(make(600, 5, 4, 9), Err(ZonesError::TooFewPcps));
+    assert_eq!(make(600, 6, 3, 9), Err(ZonesError::TooFewPageblocks));
+    assert_eq!(make(600, 6, 4, 8), Err(ZonesError::TooFewFreeBits));
+    assert_eq!(make(601, 6, 4, 9), Err(ZonesError::NoDescriptors));
+    assert_eq!(make(200, 4, 2, 6), Ok(0));
 }
 
 #[test]

@@ -6,7 +6,7 @@
     reason = "each test uses a part of it"
 )]
 
-use kmm_buddy::{Buddy, FreeBlock};
+use kmm_buddy::{Buddy, FreeBits, FreeBlock};
 use kmm_frame::{MAX_ORDER, MemMap, NR_ORDERS, Order, Page, PageFlags, Pfn, PfnRange};
 
 pub fn frames(start: usize, end: usize) -> PfnRange {
@@ -27,9 +27,15 @@ pub fn map_of(range: PfnRange) -> MemMap {
     map
 }
 
+/// A zone of `range`, nothing of it free.
+pub fn empty(range: PfnRange, map: MemMap) -> Buddy {
+    let storage = vec![FreeBits::EMPTY; Buddy::storage_for(range.intersect(map.range()))];
+    Buddy::new(range, map, storage.leak()).unwrap()
+}
+
 /// A zone of `range`, all free.
 pub fn full(range: PfnRange) -> Buddy {
-    let mut buddy = Buddy::new(range, map_of(range));
+    let mut buddy = empty(range, map_of(range));
     buddy.add_free_range(range).unwrap();
     buddy
 }
@@ -125,38 +131,62 @@ impl Oracle {
         found
     }
 
-    /// Where a request of `order` must come from: any block of the smallest order that fits.
-    pub fn candidates(&self, order: Order) -> Vec<usize> {
+    /// Where a request of `order` must come from: the lowest block of the smallest order that fits.
+    pub fn place(&self, order: Order) -> Option<usize> {
         let blocks = self.blocks();
         let fitting = blocks.iter().filter(|b| b.1 >= order.get());
-        let Some(smallest) = fitting.map(|b| b.1).min() else {
-            return Vec::new();
-        };
-        let same = blocks.iter().filter(|b| b.1 == smallest);
-        same.map(|b| b.0).collect()
+        fitting.min_by_key(|b| (b.1, b.0)).map(|b| b.0)
+    }
+
+    /// Where the next single page of a batch must come from: of the lowest pageblock with a block smaller than itself,
+    /// else of the lowest of the smallest blocks that there are, the lowest block of the smallest order.
+    pub fn page_place(&self) -> Option<usize> {
+        let pageblock = |pfn: usize| pfn / 512;
+        let blocks = self.blocks();
+        let fragmented = blocks
+            .iter()
+            .filter(|b| b.1 < 9)
+            .map(|b| pageblock(b.0))
+            .min();
+        let whole = |b: &&(usize, u8)| b.1 >= 9;
+        match fragmented {
+            Some(nr) => blocks
+                .iter()
+                .filter(|b| b.1 < 9 && pageblock(b.0) == nr)
+                .min_by_key(|b| (b.1, b.0)),
+            None => blocks.iter().filter(whole).min_by_key(|b| (b.1, b.0)),
+        }
+        .map(|b| b.0)
     }
 
     /// Takes from both, and checks the answer.
     pub fn take(&mut self, buddy: &mut Buddy, order: Order) -> Option<usize> {
-        let candidates = self.candidates(order);
+        let place = self.place(order);
         match buddy.take(order) {
             Ok(pfn) => {
                 let pfn = pfn.index();
-                assert!(
-                    candidates.contains(&pfn),
-                    "{pfn:#x} for {order} is no lowest part of a smallest fitting block"
-                );
+                assert_eq!(Some(pfn), place, "order {order}");
                 self.set(pfn, order.nr_pages(), false);
                 self.held.push((pfn, order.get()));
                 Some(pfn)
             }
             Err(_) => {
-                assert!(
-                    candidates.is_empty(),
-                    "order {order} fails with blocks free"
-                );
+                assert_eq!(place, None, "order {order} fails with blocks free");
                 None
             }
+        }
+    }
+
+    /// Takes `most` single pages from both, and checks the answer.
+    pub fn take_pages(&mut self, buddy: &mut Buddy, most: usize) {
+        let nr_free = self.free.iter().filter(|free| **free).count();
+        let mut pages = Vec::new();
+        let count = buddy.take_pages(most, |pfn| pages.push(pfn.index()));
+        assert_eq!((count, pages.len()), (most.min(nr_free), count));
+        for pfn in pages {
+            assert_eq!(Some(pfn), self.page_place());
+            self.set(pfn, 1, false);
+            self.held.push((pfn, 0));
         }
     }
 

@@ -97,14 +97,7 @@ impl<L: RawMutex> Zone<L> {
         let wanted = (most - count).min(spare);
         if wanted > 0 {
             count += self.with_buddy(|buddy| {
-                let mut taken = 0;
-                while taken < wanted {
-                    let Ok(pfn) = buddy.take(Order::ZERO) else {
-                        break;
-                    };
-                    sink(pfn);
-                    taken += 1;
-                }
+                let taken = buddy.take_pages(wanted, sink);
                 bump(&self.nr_allocs, taken);
                 bump(&self.nr_pages_alloced, taken);
                 taken
@@ -182,18 +175,15 @@ impl<L: RawMutex> Zone<L> {
             .map(|_| ())
     }
 
-    /// Stocks up by a batch and takes one of it. Pages come out in the order of the free lists. Linux: `rmqueue_bulk`.
+    /// Stocks up by a batch and takes one of it. Pages come out as the buddy allocator chose them. Linux: `rmqueue_bulk`.
     #[cold]
     fn refill(&self, pcp: &PcpUse<'_>) -> Option<Pfn> {
         let batch = self.pcp_batch.load(Relaxed).min(Pcp::CAPACITY);
         self.with_buddy(|buddy| {
-            for _ in 0..batch {
-                let Ok(pfn) = buddy.take(Order::ZERO) else {
-                    break;
-                };
+            buddy.take_pages(batch, |pfn| {
                 self.map.page(pfn).set_private(IN_PCP);
                 pcp.push_bottom(pfn);
-            }
+            })
         });
         pcp.pop()
     }

@@ -12,7 +12,7 @@ use core::ptr::NonNull;
 
 use kmm_frame::{Gfp, MemMap, Order, PAGE_SIZE, Page, Pfn, PfnRange, VirtAddr, ZoneType};
 use kmm_host::{CpuId, CpuPin, Cpus, DirectMap, PageBlock, PageReq};
-use kmm_zone::{BadPage, Pageblock, Pcp, ZoneLayout, ZoneLimits, ZoneStorage, Zones};
+use kmm_zone::{BadPage, FreeBits, Pageblock, Pcp, ZoneLayout, ZoneLimits, ZoneStorage, Zones};
 
 pub fn frames(start: usize, end: usize) -> PfnRange {
     PfnRange::new(Pfn::new(start), Pfn::new(end))
@@ -114,19 +114,24 @@ pub fn bare<L: lock_api::RawMutex>(
 ) -> TestZones<L> {
     let pages: Vec<Page> = ram.iter().map(|_| Page::new()).collect();
     let map = MemMap::new(ram, Box::leak(pages.into_boxed_slice())).unwrap();
-    let storage = storage(layout.nr_pcps(nr_cpus), layout.nr_pageblocks());
+    let storage = storage(
+        layout.nr_pcps(nr_cpus),
+        layout.nr_pageblocks(),
+        layout.nr_free_bits(),
+    );
     Zones::new(map, ThreadCpus(nr_cpus), memory(ram), layout, storage)
         .unwrap()
         .with_bad_page_hook(note_bad)
 }
 
 /// Fresh pagesets and pageblocks, never given back.
-pub fn storage(nr_pcps: usize, nr_pageblocks: usize) -> ZoneStorage {
+pub fn storage(nr_pcps: usize, nr_pageblocks: usize, nr_free_bits: usize) -> ZoneStorage {
     let pcps: Vec<Pcp> = (0..nr_pcps).map(|_| Pcp::new()).collect();
     let pageblocks: Vec<Pageblock> = (0..nr_pageblocks).map(|_| Pageblock::new()).collect();
     ZoneStorage {
         pcps: pcps.leak(),
         pageblocks: pageblocks.leak(),
+        free_bits: vec![FreeBits::EMPTY; nr_free_bits].leak(),
     }
 }
 
