@@ -25,6 +25,8 @@ const HALVES: usize = MAX_ORDER.nr_pages() / FRAMES;
 const WHOLE: usize = Order::PAGEBLOCK.index();
 const PAIR: usize = MAX_ORDER.index();
 
+const _: () = assert!(HALVES == 2);
+
 const fn base_of(range: PfnRange) -> usize {
     range.start().align_down(MAX_ORDER).index() / FRAMES
 }
@@ -73,28 +75,28 @@ impl FreeAreas {
 
     /// The order of the free block that `pfn` lies in, if it does. The frame is one of the areas'.
     pub(crate) fn order_around(&self, pfn: Pfn) -> Option<Order> {
-        let block = &self.blocks[self.slot(pfn)];
-        if block.test(Node::HALF) {
+        let slot = self.slot(pfn);
+        if self.summary.test(slot & !1, PAIR) {
             return Some(MAX_ORDER);
         }
+        if self.summary.test(slot, WHOLE) {
+            return Some(Order::PAGEBLOCK);
+        }
         Order::ZERO
-            .up_to(MAX_ORDER)
-            .find(|order| block.test(Node::of(pfn, order.index())))
+            .up_to(Order::PAGEBLOCK)
+            .find(|order| self.blocks[slot].test(Node::of(pfn, order.index())))
     }
 
     /// Whether a frame of this block is free. It lies in the areas.
     #[inline]
     pub(crate) fn overlaps(&self, pfn: Pfn, order: Order) -> bool {
         let slot = self.slot(pfn);
-        if order == MAX_ORDER {
-            return !(self.blocks[slot].is_empty() && self.blocks[slot ^ 1].is_empty());
+        if order >= Order::PAGEBLOCK {
+            return self.summary.has_any(slot, order);
         }
         let (block, order) = (&self.blocks[slot], order.index());
         let node = Node::of(pfn, order);
-        if order == WHOLE {
-            return !block.is_empty();
-        }
-        block.is_held(node, order) || block.holds(node, order)
+        self.summary.is_whole(slot) || block.is_held(node, order) || block.holds(node, order)
     }
 
     /// Adds a block, which merges with its twin as often as that is free too. Linux: `__free_one_page`.
@@ -102,34 +104,27 @@ impl FreeAreas {
     pub(crate) fn merge(&mut self, pfn: Pfn, order: Order) {
         let slot = self.slot(pfn);
         let mut order = order.index();
-        if order == PAIR {
-            return self.insert_pair(slot);
-        }
-        let block = &mut self.blocks[slot];
-        let mut node = Node::of(pfn, order);
-        while order < WHOLE {
-            let Some(is_left) = block.clear(node.twin(), order) else {
-                block.set(node);
-                self.nr_free[order] += 1;
-                return self.summary.set(slot, order);
-            };
-            self.nr_free[order] -= 1;
-            if !is_left {
-                self.summary.clear(slot, order);
+        if order < WHOLE {
+            let block = &mut self.blocks[slot];
+            let mut node = Node::of(pfn, order);
+            while order < WHOLE {
+                let Some(is_left) = block.clear(node.twin(), order) else {
+                    block.set(node);
+                    return self.note(slot, order);
+                };
+                self.nr_free[order] -= 1;
+                if !is_left {
+                    self.summary.clear(slot, order);
+                }
+                node = node.parent();
+                order += 1;
             }
-            node = node.parent();
-            order += 1;
         }
-        self.merge_whole(slot);
-    }
-
-    fn merge_whole(&mut self, slot: usize) {
-        if self.blocks[slot ^ 1].clear(Node::ROOT, WHOLE).is_some() {
-            self.nr_free[WHOLE] -= 1;
-            self.summary.clear(slot ^ 1, WHOLE);
-            return self.insert_pair(slot & !1);
+        if order == WHOLE && self.summary.test(slot ^ 1, WHOLE) {
+            self.forget(slot ^ 1, WHOLE);
+            return self.note(slot & !1, PAIR);
         }
-        self.insert(slot, Node::ROOT, WHOLE);
+        self.note(slot, order);
     }
 
     /// Takes the lowest block of the order `from` out, as far as `order` goes, and leaves the upper halves.
@@ -138,17 +133,25 @@ impl FreeAreas {
     pub(crate) fn split(&mut self, from: Order, order: Order) -> Option<Pfn> {
         let (mut level, order) = (from.index(), order.index());
         let slot = self.summary.first(level)?;
+        let start = self.start_of(slot);
         let mut node = Node::ROOT;
-        if level == PAIR {
-            self.remove_pair(slot);
-            if order == PAIR {
-                return Some(self.start_of(slot));
+        if level >= WHOLE {
+            self.forget(slot, level);
+            if level == PAIR && order < PAIR {
+                level = WHOLE;
+                self.note(slot ^ 1, WHOLE);
             }
-            self.insert(slot ^ 1, Node::ROOT, WHOLE);
-            level = WHOLE;
+            if level == order {
+                return Some(start);
+            }
         } else {
             node = self.blocks[slot].first(level)?;
-            self.remove(slot, node, level);
+            if let Some(is_left) = self.blocks[slot].clear(node, level) {
+                self.nr_free[level] -= 1;
+                if !is_left {
+                    self.summary.clear(slot, level);
+                }
+            }
         }
         let block = &mut self.blocks[slot];
         while level > order {
@@ -158,7 +161,7 @@ impl FreeAreas {
             self.nr_free[level] += 1;
             self.summary.set(slot, level);
         }
-        Some(self.start_of(slot) + node.offset(order))
+        Some(start + node.offset(order))
     }
 
     /// The lowest pageblock with a free block smaller than itself.
@@ -227,8 +230,7 @@ impl FreeAreas {
             order -= 1;
             let half = 1 << order;
             if left < half {
-                let upper = pfn + half;
-                self.insert(self.slot(upper), Node::of(upper, order), order);
+                self.insert(pfn + half, order);
             } else {
                 for i in 0..half {
                     sink(pfn + i);
@@ -237,7 +239,7 @@ impl FreeAreas {
                 left -= half;
             }
         }
-        self.insert(self.slot(pfn), Node::of(pfn, order), order);
+        self.insert(pfn, order);
     }
 
     /// The blocks of one order, lowest first.
@@ -248,12 +250,12 @@ impl FreeAreas {
 
     /// The blocks of one order that begin in a pageblock, lowest first.
     pub(crate) fn blocks_in(&self, slot: usize, order: Order) -> impl Iterator<Item = Pfn> {
-        let (start, bits, order) = (self.start_of(slot), self.bits(slot), order.index());
-        let pair = order == PAIR && slot % HALVES == 0 && bits.test(Node::HALF);
-        let smaller = (order != PAIR).then(|| bits.of_order(order));
+        let (start, order) = (self.start_of(slot), order.index());
+        let large = order >= WHOLE && self.summary.test(slot, order);
+        let smaller = (order < WHOLE).then(|| self.blocks[slot].of_order(order));
         let smaller = smaller.into_iter().flatten();
         let smaller = smaller.map(move |node| start + node.offset(order));
-        pair.then_some(start).into_iter().chain(smaller)
+        large.then_some(start).into_iter().chain(smaller)
     }
 
     /// How many pageblocks there are, those that only fill up a block of [`MAX_ORDER`] included.
@@ -277,6 +279,11 @@ impl FreeAreas {
         &self.blocks[slot]
     }
 
+    /// Whether a pageblock is free as a whole, or is half of a block that is.
+    pub(crate) fn is_whole(&self, slot: usize) -> bool {
+        self.summary.is_whole(slot)
+    }
+
     /// Whether the summary says that a pageblock has a free block of `order`.
     pub(crate) fn is_summarised(&self, slot: usize, order: Order) -> bool {
         self.summary.test(slot, order.index())
@@ -293,38 +300,31 @@ impl FreeAreas {
     }
 
     #[cfg(test)]
-    pub(crate) const fn spoil_summary(&mut self) {
-        self.summary.spoil();
+    pub(crate) const fn summary_mut(&mut self) -> &mut Summary {
+        &mut self.summary
     }
 
+    /// Adds a block as it is.
     #[inline]
-    fn insert(&mut self, slot: usize, node: Node, order: usize) {
-        self.blocks[slot].set(node);
+    fn insert(&mut self, pfn: Pfn, order: usize) {
+        let slot = self.slot(pfn);
+        if order < WHOLE {
+            self.blocks[slot].set(Node::of(pfn, order));
+        }
+        self.note(slot, order);
+    }
+
+    /// One more block of `order`.
+    #[inline]
+    fn note(&mut self, slot: usize, order: usize) {
         self.nr_free[order] += 1;
         self.summary.set(slot, order);
     }
 
+    /// One block of `order` less, the only one of its pageblock.
     #[inline]
-    fn remove(&mut self, slot: usize, node: Node, order: usize) {
-        if let Some(is_left) = self.blocks[slot].clear(node, order) {
-            self.nr_free[order] -= 1;
-            if !is_left {
-                self.summary.clear(slot, order);
-            }
-        }
-    }
-
-    fn insert_pair(&mut self, slot: usize) {
-        self.blocks[slot].set(Node::HALF);
-        self.blocks[slot ^ 1].set(Node::HALF);
-        self.nr_free[PAIR] += 1;
-        self.summary.set(slot, PAIR);
-    }
-
-    fn remove_pair(&mut self, slot: usize) {
-        self.blocks[slot].unset(Node::HALF);
-        self.blocks[slot ^ 1].unset(Node::HALF);
-        self.nr_free[PAIR] -= 1;
-        self.summary.clear(slot, PAIR);
+    fn forget(&mut self, slot: usize, order: usize) {
+        self.nr_free[order] -= 1;
+        self.summary.clear(slot, order);
     }
 }

@@ -1,11 +1,11 @@
 //! The free blocks of one pageblock, as bits of a heap.
 //!
-//! The block of order `o` that starts at frame `i` of the pageblock has the number `(512 + i) >> o`: the pageblock itself
-//! is 1, its halves are 2 and 3, its frames 512 to 1023. So the twin of a block differs in the lowest bit, the block that
-//! both make has the number shifted right, and the 1023 bits fill 1024 but for number 0. That one says that the pageblock
-//! is one half of a free block of the next order, in both halves. Frames have the second cache line, all else the first.
+//! The block of order `o` that starts at frame `i` of the pageblock has the number `(512 + i) >> o`: the halves of the
+//! pageblock are 2 and 3, its frames 512 to 1023. So the twin of a block differs in the lowest bit, and the block that both
+//! make has the number shifted right. Frames have the second cache line, all larger blocks the first. The pageblock
+//! itself, number 1, has no bit here: blocks of its size are found in the summary.
 
-use kmm_frame::{MAX_ORDER, Order, Pfn};
+use kmm_frame::{Order, Pfn};
 
 /// 128 bytes of the storage of a [`crate::Buddy`]: the free blocks of a pageblock, or a summary of others.
 #[derive(Clone, Copy, Debug)]
@@ -19,15 +19,12 @@ pub(crate) const WORD_BITS: usize = u64::BITS as usize;
 pub(crate) const FRAMES: usize = Order::PAGEBLOCK.nr_pages();
 
 const _: () = assert!(2 * FRAMES == NR_WORDS * WORD_BITS);
-const _: () = assert!(MAX_ORDER.get() == Order::PAGEBLOCK.get() + 1);
 
 /// The number of a block within its pageblock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Node(usize);
 
 impl Node {
-    /// Half of a block of [`MAX_ORDER`], in both of its pageblocks.
-    pub(crate) const HALF: Self = Self(0);
     /// The pageblock as a whole.
     pub(crate) const ROOT: Self = Self(1);
 
@@ -108,20 +105,19 @@ impl Place {
 const FIRST_WORD: [u64; NR_WORDS] = {
     let mut table = [0; NR_WORDS];
     let mut order = ONE_WORD;
-    while order <= Order::PAGEBLOCK.index() {
+    while order < Order::PAGEBLOCK.index() {
         table[order] = Place::of(order).mask;
         order += 1;
     }
     table
 };
 
-/// For each number in the first word, the bits of the blocks that hold that block, itself included, and of [`Node::HALF`].
+/// For each number in the first word, the bits of the blocks that hold that block, itself included.
 const AROUND: [u64; WORD_BITS] = {
     let mut table = [0; WORD_BITS];
     let mut number = 0;
     while number < WORD_BITS {
         let mut around = number;
-        table[number] = 1;
         while around > 0 {
             table[number] |= 1 << around;
             around >>= 1;
@@ -150,7 +146,7 @@ impl FreeBits {
         self.0[node.word()] |= node.mask();
     }
 
-    #[inline]
+    #[cfg(test)]
     pub(crate) const fn unset(&mut self, node: Node) {
         self.0[node.word()] &= !node.mask();
     }
@@ -241,11 +237,5 @@ impl FreeBits {
             let words = first / WORD_BITS..(first + bits) / WORD_BITS;
             self.0[words].iter().any(|word| *word != 0)
         })
-    }
-
-    /// Whether nothing is free.
-    #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.iter().fold(0, |all, word| all | word) == 0
     }
 }

@@ -16,8 +16,6 @@ pub enum Broken {
     Misplaced(FreeBlock),
     /// A block inside a free block is free too (INV-3).
     Overlap(FreeBlock),
-    /// Only one half of a block of the largest order is free as such (INV-2).
-    Torn(Pfn),
     /// A block and its buddy are both free and were not merged (INV-4).
     Unmerged(FreeBlock),
     /// The summary says that a pageblock has a free block of this order, or that it has none, and is wrong (INV-5).
@@ -37,7 +35,6 @@ impl fmt::Display for Broken {
             Self::Overlap(b) => {
                 write!(f, "block {} of order {} is free twice", b.pfn, b.order)
             }
-            Self::Torn(pfn) => write!(f, "pageblock {pfn} is half of a free block"),
             Self::Unmerged(b) => write!(f, "block {} of order {} is unmerged", b.pfn, b.order),
             Self::WrongSummary(pfn, order) => {
                 write!(f, "pageblock {pfn} and the summary of order {order} differ")
@@ -85,10 +82,6 @@ impl FreeAreas {
         zone: PfnRange,
         counts: &mut [usize; NR_ORDERS],
     ) -> Result<(), Broken> {
-        let (start, bits) = (self.start_of(slot), self.bits(slot));
-        if bits.test(Node::HALF) != self.bits(slot ^ 1).test(Node::HALF) {
-            return Err(Broken::Torn(start));
-        }
         for order in Order::all() {
             let mut count = 0;
             for pfn in self.blocks_in(slot, order) {
@@ -96,32 +89,38 @@ impl FreeAreas {
                 if !zone.contains_range(block.range()) {
                     return Err(Broken::Misplaced(block));
                 }
-                if order != MAX_ORDER {
-                    let node = Node::of(pfn, order.index());
-                    let is_inside = if node == Node::ROOT {
-                        bits.test(Node::HALF)
-                    } else {
-                        bits.is_held(node.parent(), order.index() + 1)
-                    };
-                    if is_inside {
-                        return Err(Broken::Overlap(block));
-                    }
-                    let twin = pfn.buddy(order);
-                    if self
-                        .bits(self.slot(twin))
-                        .test(Node::of(twin, order.index()))
-                    {
-                        return Err(Broken::Unmerged(block));
-                    }
+                if self.is_in_another(slot, block) {
+                    return Err(Broken::Overlap(block));
+                }
+                if order != MAX_ORDER && self.has_block(pfn.buddy(order), order) {
+                    return Err(Broken::Unmerged(block));
                 }
                 count += 1;
             }
             if self.is_summarised(slot, order) != (count > 0) {
-                return Err(Broken::WrongSummary(start, order));
+                return Err(Broken::WrongSummary(self.start_of(slot), order));
             }
             counts[order.index()] += count;
         }
         Ok(())
+    }
+
+    /// Whether a larger free block holds this one.
+    fn is_in_another(&self, slot: usize, block: FreeBlock) -> bool {
+        let order = block.order.index();
+        match block.order {
+            MAX_ORDER => false,
+            Order::PAGEBLOCK => self.is_summarised(slot & !1, MAX_ORDER),
+            _ => {
+                let parent = Node::of(block.pfn, order).parent();
+                self.is_whole(slot) || self.bits(slot).is_held(parent, order + 1)
+            }
+        }
+    }
+
+    fn has_block(&self, pfn: Pfn, order: Order) -> bool {
+        let slot = self.slot(pfn);
+        self.blocks_in(slot, order).any(|other| other == pfn)
     }
 }
 
@@ -163,9 +162,13 @@ mod tests {
         }
     }
 
+    /// Frees a block that is not, or the other way round, and tells nobody.
     fn flip(areas: &mut FreeAreas, pfn: usize, order: usize) {
-        let slot = areas.slot(Pfn::new(pfn));
-        let node = Node::of(Pfn::new(pfn), order);
+        let (pfn, slot) = (Pfn::new(pfn), areas.slot(Pfn::new(pfn)));
+        if order >= Order::PAGEBLOCK.index() {
+            return areas.summary_mut().set(slot, order);
+        }
+        let node = Node::of(pfn, order);
         let bits = areas.bits_mut(slot);
         if bits.test(node) {
             bits.unset(node);
@@ -179,11 +182,15 @@ mod tests {
         type Spoil = Box<dyn Fn(&mut FreeAreas)>;
         let flipped = |pfn, order| -> Spoil { Box::new(move |areas| flip(areas, pfn, order)) };
         let summary = |order: Order| Broken::WrongSummary(Pfn::ZERO, order);
-        let cases: [(Spoil, Broken); 7] = [
+        let cases: [(Spoil, Broken); 11] = [
             // A frame of a free block, and a block that holds free blocks.
             (flipped(7, 0), Broken::Overlap(block(7, 0))),
             (flipped(32, 5), Broken::Overlap(block(40, 3))),
-            (flipped(2048, 9), Broken::Overlap(block(2048, 9))),
+            (flipped(2560, 9), Broken::Overlap(block(2560, 9))),
+            (flipped(0, 9), Broken::Overlap(block(40, 3))),
+            (flipped(0, 10), Broken::Overlap(block(40, 3))),
+            (flipped(1024, 3), Broken::Overlap(block(1024, 3))),
+            (flipped(512, 9), Broken::WrongCount(Order::PAGEBLOCK)),
             (flipped(48, 3), Broken::Unmerged(block(48, 3))),
             // Bits that the counts and the summary know nothing of.
             (
@@ -199,10 +206,7 @@ mod tests {
             assert_eq!(buddy.validate(), Err(expected));
         }
         let mut buddy = sound();
-        buddy.areas_mut().bits_mut(2).unset(Node::HALF);
-        assert_eq!(buddy.validate(), Err(Broken::Torn(Pfn::new(1024))));
-        let mut buddy = sound();
-        buddy.areas_mut().spoil_summary();
+        buddy.areas_mut().summary_mut().spoil();
         assert_eq!(buddy.validate(), Err(Broken::WrongCount(Order::ZERO)));
     }
 

@@ -1,8 +1,9 @@
-//! Which pageblocks have a free block of an order: for each order a tree of bits, 64 to a word.
+//! Which pageblocks have a free block of an order: for each order a tree of bits, 64 to a word. A block of a pageblock or
+//! more is nowhere else: one row has all that is to be known of 64 of them.
 //!
 //! The words of all orders that speak of the same pageblocks lie side by side, in one row of 128 bytes.
 
-use kmm_frame::{NR_ORDERS, Order};
+use kmm_frame::{MAX_ORDER, NR_ORDERS, Order};
 
 use crate::bits::{FreeBits, NR_WORDS, WORD_BITS};
 
@@ -119,8 +120,30 @@ impl Summary {
     }
 
     /// Whether a pageblock is said to have a free block of `order`.
+    #[inline]
     pub(crate) fn test(&self, block: usize, order: usize) -> bool {
-        self.rows[block / WORD_BITS].0[order] >> (block % WORD_BITS) & 1 != 0
+        let row = &self.rows[block / WORD_BITS].0;
+        row[order % NR_WORDS] >> (block % WORD_BITS) & 1 != 0
+    }
+
+    /// Whether a pageblock is free as a whole, or is half of a block that is.
+    #[inline]
+    pub(crate) fn is_whole(&self, block: usize) -> bool {
+        let row = &self.rows[block / WORD_BITS].0;
+        let bits = row[Order::PAGEBLOCK.index()] | both_halves(row[MAX_ORDER.index()]);
+        bits >> (block % WORD_BITS) & 1 != 0
+    }
+
+    /// Whether a frame of a pageblock, or of its twin if `order` is that of both, is free.
+    #[inline]
+    pub(crate) fn has_any(&self, block: usize, order: Order) -> bool {
+        let row = &self.rows[block / WORD_BITS].0;
+        let smaller = row[..MAX_ORDER.index()]
+            .iter()
+            .fold(0, |all, word| all | word);
+        let bits = smaller | both_halves(row[MAX_ORDER.index()]);
+        let mask = if order == MAX_ORDER { 0b11 } else { 0b1 };
+        bits >> (block % WORD_BITS) & mask != 0
     }
 
     /// Whether each bit above the lowest level says what is below it.
@@ -157,4 +180,9 @@ impl Summary {
         }
         (self.nr_levels != 0).then_some(at)
     }
+}
+
+/// From the bits of blocks of [`MAX_ORDER`], at their first pageblocks, those of all their pageblocks.
+const fn both_halves(bits: u64) -> u64 {
+    bits | bits << 1
 }
