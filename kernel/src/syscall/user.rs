@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::arch::usercopy::{self, Fault, Plain};
+use crate::fallible;
 use crate::fs::PATH_BYTES_MAX;
 use crate::process::FdTable;
 use crate::syscall::Errno;
@@ -94,8 +95,12 @@ pub fn strings(addr: u64, max_bytes: usize) -> Result<Vec<Vec<u8>>, Errno> {
     let mut list = Vec::new();
     let mut left = max_bytes;
     // Linux takes no list for an empty one.
-    for at in (addr..).step_by(size_of::<u64>()).take_while(|_| addr != 0) {
+    let mut at = addr;
+    while addr != 0 {
         let pointer: u64 = get(at)?;
+        at = at
+            .checked_add(size_of::<u64>() as u64)
+            .ok_or(Errno::FAULT)?;
         if pointer == 0 {
             break;
         }
@@ -103,8 +108,7 @@ pub fn strings(addr: u64, max_bytes: usize) -> Result<Vec<Vec<u8>>, Errno> {
         left = left
             .checked_sub(word.len() + 1 + size_of::<u64>())
             .ok_or(Errno::TOOBIG)?;
-        list.try_reserve(1)?;
-        list.push(word);
+        fallible::push(&mut list, word)?;
     }
     Ok(list)
 }
