@@ -34,6 +34,7 @@ type OnNode = fn(&Node, usize);
 
 const FRAMES: &[(&str, OnNode)] = &[
     ("page-pair", |node, ops| pairs(node, Order::ZERO, ops)),
+    ("frozen-pair", frozen_pairs),
     ("page-batch-alloc", |node, ops| {
         batches(node, ops, Half::Alloc)
     }),
@@ -145,6 +146,17 @@ fn take(node: &Node, order: Order) -> PageBlock {
 
 fn pairs(node: &Node, order: Order, ops: usize) {
     let pair = |_| node.zones().free(black_box(take(node, order)));
+    (0..BATCH).for_each(pair);
+    kmm_measured(&mut || (0..ops).for_each(pair));
+}
+
+/// Without counts, and with nothing known at compile time but the flags.
+fn frozen_pairs(node: &Node, ops: usize) {
+    let pair = |_| {
+        let page = node.zones().alloc_frozen_pages(PageReq::page(Gfp::KERNEL));
+        let (block, _) = black_box(page.expect("a free page"));
+        node.zones().free_frozen_pages(black_box(block));
+    };
     (0..BATCH).for_each(pair);
     kmm_measured(&mut || (0..ops).for_each(pair));
 }

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "blocks are kept as numbers in between")]
 
 use kmm_frame::{Gfp, Order};
-use kmm_host::{PageBlock, PageReq, PageSource};
+use kmm_host::{PageBlock, PageReq};
 
 use crate::frames::{Frames, NR_FRAMES};
 use crate::node::Node;
@@ -32,7 +32,7 @@ impl Kmm {
         let (block, _pressure) = self
             .node
             .zones()
-            .alloc_pages(PageReq::new(order, gfp))
+            .alloc_frozen_pages(PageReq::new(order, gfp))
             .ok()?;
         let (pfn, _) = block.into_raw();
         Some(pfn - self.node.ram().start())
@@ -60,7 +60,7 @@ impl Frames for Kmm {
         let pfn = self.node.ram().start() + frame;
         // SAFETY: workloads give back what `take` took apart, once.
         let block = unsafe { PageBlock::from_raw(pfn, order_of(order)) };
-        self.node.zones().free(block);
+        self.node.zones().free_frozen_pages(block);
     }
 }
 

@@ -5,7 +5,7 @@ use kmm_frame::{Gfp, Order, Pfn, ZoneType};
 use kmm_host::{CpuPin, Cpus, PageBlock, PhysMap};
 use lock_api::RawMutex;
 
-use crate::watermark::Effort;
+use crate::zone::FREED;
 use crate::{Pressure, Zones};
 
 /// So many blocks move under one lock: the lock and the pin are shared, and interrupts wait for some microseconds only.
@@ -24,7 +24,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         let mut count = 0;
         for zone in self.all()[..=highest.index()].iter().rev() {
             if count < most {
-                count += zone.take_bulk(pin, most - count, Effort::FAST, highest, &mut sink);
+                count += zone.take_bulk(pin, most - count, highest, &mut sink);
             }
         }
         let mut pressure = Pressure::None;
@@ -61,21 +61,24 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         }
     }
 
-    /// Empties a slot if its block is bad, or a single page that there is room for in this CPU's stock. Else the zone
-    /// whose free lists have to take it.
+    /// Empties a slot if its block is bad, or a single page that belongs into this CPU's stock. Else the zone whose free
+    /// lists have to take it.
+    #[inline]
     fn stock_or_keep(&self, pin: CpuPin<'_>, slot: &mut Option<PageBlock>) -> Option<ZoneType> {
         let (pfn, order) = slot.as_ref().map(|block| (block.pfn(), block.order()))?;
-        let checked = self.check_block(pfn, order).and_then(|zone| {
-            let to_stock = order == Order::ZERO && zone.has_room_in_stock(pin);
+        let checked = self.check_free(pfn, order, 1).and_then(|page| {
+            let zone = self.zone(page.zone_type());
+            let to_stock = order == Order::ZERO && zone.belongs_in_stock(pin, pfn);
             if to_stock {
-                self.check_lists(zone, pfn, order)?;
+                self.check_lists(pfn, order)?;
             }
-            Ok((zone, to_stock))
+            Ok((page, zone, to_stock))
         });
         match checked {
-            Ok((zone, to_stock)) => {
-                self.map().page(pfn).set_ref_count(0);
-                if !to_stock || !zone.stock(pin, pfn) {
+            Ok((page, zone, to_stock)) => {
+                page.set_ref_count(0);
+                page.set_private(FREED);
+                if !to_stock || !zone.keep(pin, pfn) {
                     return Some(zone.kind());
                 }
             }

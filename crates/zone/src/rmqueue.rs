@@ -6,8 +6,8 @@ use kmm_host::{AllocError, CpuPin, Cpus, PhysMap};
 use lock_api::RawMutex;
 
 use crate::watermark::Effort;
-use crate::zone::IN_PCP;
-use crate::{BadPage, BadReason, Zone, Zones};
+use crate::zone::FREED;
+use crate::{BadPage, BadReason, Pcp, Zone, Zones};
 
 /// What an allocation means for the rest of the system. The zones only say it; whoever called acts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,7 +33,9 @@ impl Pressure {
 impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// Takes a block for a request from the highest zone that may serve it and has enough, else from lower ones.
     ///
-    /// The frames are bare: no reference count, contents as they were. [`Zones::alloc_pages`] makes pages of them.
+    /// The frames are bare: no reference count, descriptors and contents as they were. [`Zones::alloc_pages`] makes pages
+    /// of them. A single page comes from this CPU's stock of the first zone as long as there is one: watermarks are looked
+    /// at when the stock is filled (FIX-6).
     ///
     /// Linux: `get_page_from_freelist` and the beginning of `__alloc_pages_slowpath`, mm/page_alloc.c.
     ///
@@ -43,13 +45,36 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// # Errors
     /// [`AllocError::OutOfMemory`] if no zone has a block that the request is entitled to; kswapd should be woken then
     /// as well, if `gfp` says so.
+    #[inline]
     pub fn rmqueue(
         &self,
         pin: CpuPin<'_>,
         order: Order,
         gfp: Gfp,
     ) -> Result<(Pfn, Pressure), AllocError> {
-        match self.take_from_zonelist(pin, order, gfp.zone(), Effort::FAST) {
+        if order == Order::ZERO {
+            let pcp = self.first_pcp(pin, gfp.zone());
+            if let Some(pfn) = pcp.and_then(Pcp::take) {
+                if cfg!(debug_assertions) {
+                    self.map().page(pfn).set_private(0);
+                }
+                return Ok((pfn, Pressure::None));
+            }
+        }
+        self.rmqueue_zones(pin, order, gfp)
+    }
+
+    /// Every zone down from the first, by its low mark.
+    #[inline(never)]
+    fn rmqueue_zones(
+        &self,
+        pin: CpuPin<'_>,
+        order: Order,
+        gfp: Gfp,
+    ) -> Result<(Pfn, Pressure), AllocError> {
+        let highest = gfp.zone();
+        let mut zones = self.all()[..=highest.index()].iter().rev();
+        match zones.find_map(|zone| zone.take(pin, order, highest)) {
             Some(pfn) => Ok((pfn, Pressure::None)),
             None => self.rmqueue_slow(pin, order, gfp),
         }
@@ -78,83 +103,115 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         gfp: Gfp,
     ) -> Result<(Pfn, Pressure), AllocError> {
         let highest = gfp.zone();
-        let mut found = self.take_from_zonelist(pin, order, highest, Effort::slow(gfp));
+        let mut found = self.take_deep(order, highest, Effort::slow(gfp));
         if found.is_none() && self.drain_pcp(pin) != 0 {
-            found = self.take_from_zonelist(pin, order, highest, Effort::slow(gfp));
+            found = self.take_deep(order, highest, Effort::slow(gfp));
         }
         if found.is_none() && gfp.contains(Gfp::MEMALLOC) && !gfp.contains(Gfp::NOMEMALLOC) {
-            found = self.take_from_zonelist(pin, order, highest, Effort::ALL);
+            found = self.take_deep(order, highest, Effort::ALL);
         }
         found
             .map(|pfn| (pfn, Pressure::below_low(gfp)))
             .ok_or(AllocError::OutOfMemory)
     }
 
-    fn take_from_zonelist(
-        &self,
-        pin: CpuPin<'_>,
-        order: Order,
-        highest: ZoneType,
-        effort: Effort,
-    ) -> Option<Pfn> {
+    fn take_deep(&self, order: Order, highest: ZoneType, effort: Effort) -> Option<Pfn> {
         self.all()[..=highest.index()]
             .iter()
             .rev()
-            .filter(|zone| zone.may_take(order, effort, highest))
-            .find_map(|zone| zone.take(pin, order))
+            .find_map(|zone| zone.take_deep(order, effort, highest))
     }
 
-    /// Takes back a block whose owner gave it up; a bad one is reported and dropped. Linux: `free_unref_page`.
-    pub(crate) fn put_back(&self, pfn: Pfn, order: Order) {
-        let zone = match self.check_free(pfn, order) {
-            Ok(zone) => zone,
+    /// Takes back a block that has as many references as `held`, or reports it and drops it. Linux: `free_unref_page`.
+    #[inline]
+    pub(crate) fn put_back(&self, pfn: Pfn, order: Order, held: i32) {
+        let checked = self.check_free(pfn, order, held);
+        let page = match checked.and_then(|page| self.check_lists(pfn, order).map(|()| page)) {
+            Ok(page) => page,
             Err(bad) => return self.report(bad),
         };
-        self.map().page(pfn).set_ref_count(0);
+        page.set_ref_count(0);
+        page.set_private(FREED);
+        self.give(pfn, order);
+    }
+
+    /// Takes frames back whose descriptors are in order.
+    #[inline]
+    pub(crate) fn give(&self, pfn: Pfn, order: Order) {
+        if order == Order::ZERO && !cfg!(debug_assertions) {
+            let kept = self.cpus().with_pin(|pin| {
+                let pcp = self.first_pcp(pin, ZoneType::Movable);
+                pcp.is_some_and(|pcp| pcp.keep(pfn))
+            });
+            if kept {
+                return;
+            }
+        }
+        self.give_to_zone(pfn, order);
+    }
+
+    #[inline(never)]
+    fn give_to_zone(&self, pfn: Pfn, order: Order) {
+        let Some(zone) = self.zone_of(pfn) else {
+            return self.report_refused((pfn, FreeError::OutsideZone), order);
+        };
         if let Err(refused) = self.cpus().with_pin(|pin| zone.put(pin, pfn, order)) {
             self.report_refused(refused, order);
         }
     }
 
     /// Whether the block may be put back. Linux: `free_pages_prepare`, `free_page_is_bad`.
-    fn check_free(&self, pfn: Pfn, order: Order) -> Result<&Zone<L>, BadPage> {
-        let zone = self.check_block(pfn, order)?;
-        self.check_lists(zone, pfn, order)?;
-        Ok(zone)
-    }
-
+    ///
     /// Looks at the descriptor of the first frame; in debug builds, of every frame.
-    pub(crate) fn check_block(&self, pfn: Pfn, order: Order) -> Result<&Zone<L>, BadPage> {
+    #[inline]
+    pub(crate) fn check_free(
+        &self,
+        pfn: Pfn,
+        order: Order,
+        held: i32,
+    ) -> Result<&'static Page, BadPage> {
         let bad = |pfn, reason| BadPage { pfn, order, reason };
         let foreign = bad(pfn, BadReason::Foreign);
         let page = self.map().get(pfn).ok_or(foreign)?;
-        check_page(page).map_err(|reason| bad(pfn, reason))?;
-        let zone = self.zone(page.zone_type());
+        if order != Order::ZERO && !pfn.is_aligned(order) {
+            return Err(bad(pfn, BadReason::NotAligned));
+        }
+        if !is_free_to_go(page, held) {
+            return Err(bad(pfn, why_not(page, held)));
+        }
+        if cfg!(debug_assertions) {
+            self.check_frames(pfn, order)?;
+        }
+        Ok(page)
+    }
+
+    fn check_frames(&self, pfn: Pfn, order: Order) -> Result<(), BadPage> {
+        let bad = |pfn, reason| BadPage { pfn, order, reason };
+        let foreign = bad(pfn, BadReason::Foreign);
+        let zone = self.zone_of(pfn).ok_or(foreign)?;
         let block = PfnRange::with_len(pfn, order.nr_pages());
         if !zone.range().contains_range(block) {
             return Err(foreign);
         }
-        if !pfn.is_aligned(order) {
-            return Err(bad(pfn, BadReason::NotAligned));
-        }
-        if cfg!(debug_assertions) {
-            for tail in block.iter().skip(1) {
-                check_tail(self.map().page(tail)).map_err(|reason| bad(tail, reason))?;
+        for tail in block.iter().skip(1) {
+            let page = self.map().page(tail);
+            if !is_free_to_go(page, 0) {
+                return Err(bad(tail, why_not(page, 0)));
             }
         }
-        Ok(zone)
+        Ok(())
     }
 
     /// In debug builds, looks for the block on the free lists, under the zone lock.
-    pub(crate) fn check_lists(
-        &self,
-        zone: &Zone<L>,
-        pfn: Pfn,
-        order: Order,
-    ) -> Result<(), BadPage> {
-        if cfg!(debug_assertions) && zone.with_buddy(|buddy| buddy.free_block_of(pfn)).is_some() {
-            let reason = BadReason::DoubleFree;
-            return Err(BadPage { pfn, order, reason });
+    #[inline]
+    pub(crate) fn check_lists(&self, pfn: Pfn, order: Order) -> Result<(), BadPage> {
+        if cfg!(debug_assertions) {
+            let zone = self.zone_of(pfn);
+            let is_free = |zone: &Zone<L>| zone.with_buddy(|b| b.free_block_of(pfn)).is_some();
+            if zone.is_some_and(is_free) {
+                let reason = BadReason::DoubleFree;
+                return Err(BadPage { pfn, order, reason });
+            }
         }
         Ok(())
     }
@@ -170,30 +227,33 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     }
 }
 
-fn check_page(page: &Page) -> Result<(), BadReason> {
-    let flags = page.flags() & PageFlags::CHECK_AT_FREE;
-    if flags.contains(PageFlags::BUDDY) {
-        return Err(BadReason::DoubleFree);
-    }
-    if !flags.is_empty() {
-        return Err(BadReason::Flags(flags));
-    }
-    match page.ref_count() {
-        1 => {}
-        0 if page.private() == IN_PCP => return Err(BadReason::DoubleFree),
-        0 => {}
-        count => return Err(BadReason::RefCount(count)),
-    }
-    match page.map_count() {
-        0 => Ok(()),
-        count => Err(BadReason::MapCount(count)),
-    }
+/// Whether nobody uses the page but its owner, who holds it `held` times; or once, but has given that up already.
+#[inline]
+fn is_free_to_go(page: &Page, held: i32) -> bool {
+    let count = page.ref_count();
+    let is_held = count == held || count == 0;
+    let is_checked = cfg!(debug_assertions) || count == 0;
+    !page.flags().intersects(PageFlags::CHECK_AT_FREE)
+        && page.map_count() == 0
+        && is_held
+        && !(is_checked && page.private() == FREED)
 }
 
-fn check_tail(page: &Page) -> Result<(), BadReason> {
-    check_page(page)?;
+#[cold]
+fn why_not(page: &Page, held: i32) -> BadReason {
+    let flags = page.flags() & PageFlags::CHECK_AT_FREE;
+    if flags.contains(PageFlags::BUDDY) {
+        return BadReason::DoubleFree;
+    }
+    if !flags.is_empty() {
+        return BadReason::Flags(flags);
+    }
     match page.ref_count() {
-        0 => Ok(()),
-        count => Err(BadReason::RefCount(count)),
+        count if count == held || count == 0 => {}
+        count => return BadReason::RefCount(count),
+    }
+    match page.map_count() {
+        0 => BadReason::DoubleFree,
+        count => BadReason::MapCount(count),
     }
 }

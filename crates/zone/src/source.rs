@@ -21,7 +21,57 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     ///
     /// # Errors
     /// [`AllocError::NoSuchNode`] if another node was asked for; else as for [`Zones::rmqueue`].
+    #[inline]
     pub fn alloc_pages(&self, req: PageReq) -> Result<(PageBlock, Pressure), AllocError> {
+        let (mut block, pressure) = self.take(req)?;
+        self.prepare(&mut block, req.gfp);
+        Ok((block, pressure))
+    }
+
+    /// Takes a block out whose owner wants no reference count: `PageBlock` alone says whose it is. Its descriptors are not
+    /// touched, and are as the owner before has left them. It goes back by [`Zones::free_frozen_pages`]; who changes his
+    /// mind calls [`Zones::set_page_refcounted`] first.
+    ///
+    /// Linux: `__alloc_frozen_pages` without reclaim, mm/page_alloc.c.
+    ///
+    /// # Context
+    /// Does not sleep, whatever `gfp` allows.
+    ///
+    /// # Errors
+    /// As for [`Zones::alloc_pages`].
+    #[inline]
+    pub fn alloc_frozen_pages(&self, req: PageReq) -> Result<(PageBlock, Pressure), AllocError> {
+        let (mut block, pressure) = self.take(req)?;
+        if cfg!(debug_assertions) {
+            self.map().page(block.pfn()).set_private(0);
+        }
+        if req.gfp.contains(Gfp::ZERO) {
+            self.phys().clear(&mut block);
+        }
+        Ok((block, pressure))
+    }
+
+    /// Takes a block back that nobody holds a reference to: one of [`Zones::alloc_frozen_pages`].
+    ///
+    /// In debug builds, a block that is not free to go is reported and dropped. Others touch no descriptor; a frame that
+    /// is free already is noticed when it gets to the free lists. Linux: `free_frozen_pages`.
+    ///
+    /// # Context
+    /// Does not sleep. From any context, interrupts included.
+    #[inline]
+    pub fn free_frozen_pages(&self, block: PageBlock) {
+        let (pfn, order) = block.into_raw();
+        if cfg!(debug_assertions) {
+            let checked = self.check_free(pfn, order, 0);
+            if let Err(bad) = checked.and_then(|_| self.check_lists(pfn, order)) {
+                return self.report(bad);
+            }
+        }
+        self.give(pfn, order);
+    }
+
+    #[inline]
+    fn take(&self, req: PageReq) -> Result<(PageBlock, Pressure), AllocError> {
         if req.node.is_some_and(|node| node != self.node()) {
             return Err(AllocError::NoSuchNode);
         }
@@ -29,8 +79,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             .cpus()
             .with_pin(|pin| self.rmqueue(pin, req.order, req.gfp))?;
         // SAFETY: INV-1: frames that leave a zone are RAM, aligned, and nobody else's until they are put back.
-        let mut block = unsafe { PageBlock::from_raw(pfn, req.order) };
-        self.prepare(&mut block, req.gfp);
+        let block = unsafe { PageBlock::from_raw(pfn, req.order) };
         Ok((block, pressure))
     }
 
@@ -78,15 +127,23 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     }
 
     /// Makes a page of a block that has left its zone. Linux: `prep_new_page`.
+    #[inline]
     fn prepare(&self, block: &mut PageBlock, gfp: Gfp) {
+        self.set_page_refcounted(block);
+        if gfp.contains(Gfp::ZERO) {
+            self.phys().clear(block);
+        }
+    }
+
+    /// Counts a block of [`Zones::alloc_frozen_pages`]: one reference to its first page, no flags. From then on it goes back
+    /// by [`PageSource::free`] or [`Zones::put_page`]. Linux: `set_page_refcounted`.
+    #[inline]
+    pub fn set_page_refcounted(&self, block: &PageBlock) {
         let page = self.map().page(block.pfn());
         page.reset_flags(PageFlags::empty());
         page.set_private(0);
         page.set_mapping(0);
         page.set_ref_count(1);
-        if gfp.contains(Gfp::ZERO) {
-            self.phys().clear(block);
-        }
     }
 
     /// Gives up a reference to a page; the last one frees it. Linux: `put_page`.
@@ -98,7 +155,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// 2. Whoever owns the frame counts every use of it by a reference, so that the last one is the end of all.
     pub unsafe fn put_page(&self, pfn: Pfn) {
         if self.map().page(pfn).put_and_test() {
-            self.put_back(pfn, Order::ZERO);
+            self.put_back(pfn, Order::ZERO, 0);
         }
     }
 
@@ -124,14 +181,16 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
 // from the first two, and comes back only through `free` or the last `put_page`. The buddy allocator aligns blocks;
 // `add_present` and `free_at_boot` let in RAM only; `alloc_pages` fills `ZERO` blocks.
 unsafe impl<L: RawMutex, C: Cpus, P: PhysMap> PageSource for Zones<L, C, P> {
+    #[inline]
     fn alloc(&self, req: PageReq) -> Result<PageBlock, AllocError> {
         self.alloc_pages(req).map(|(block, _)| block)
     }
 
     /// A block that is not free to go is reported and dropped.
+    #[inline]
     fn free(&self, block: PageBlock) {
         let (pfn, order) = block.into_raw();
-        self.put_back(pfn, order);
+        self.put_back(pfn, order, 1);
     }
 
     fn alloc_bulk(&self, gfp: Gfp, node: Option<NodeId>, out: &mut [Option<PageBlock>]) -> usize {

@@ -13,8 +13,10 @@ use crate::{Mark, Pcp, PcpLimits, Watermarks};
 
 mod moves;
 
-/// What `private` of a page says while the page is in a pageset: finds double frees, and audits check it.
-pub(crate) const IN_PCP: u64 = u64::MAX - 1;
+/// What `private` says of a page that was freed, so that freeing it again is noticed. In debug builds, every page of a
+/// pageset has it, and audits check that; in others, pages that were freed by their count have it until they are counted
+/// again.
+pub(crate) const FREED: u64 = u64::MAX - 1;
 
 /// Frames that the same requests may use.
 ///
@@ -52,6 +54,7 @@ impl<L: RawMutex> Zone<L> {
         pageblocks: Pageblocks,
         buddy: Buddy,
     ) -> Self {
+        pcps.iter().for_each(|pcp| pcp.set_zone(range));
         Self {
             kind,
             range,
@@ -175,9 +178,10 @@ impl<L: RawMutex> Zone<L> {
         result
     }
 
-    /// Whether the descriptor says that the page is in a pageset of this zone.
+    /// Whether the descriptor allows that the page is in a pageset of this zone.
     pub(crate) fn is_stock(&self, pfn: Pfn) -> bool {
-        let marked = |page: &Page| page.private() == IN_PCP && page.ref_count() == 0;
+        let is_marked = |page: &Page| !cfg!(debug_assertions) || page.private() == FREED;
+        let marked = |page: &Page| is_marked(page) && page.ref_count() == 0;
         self.range.contains(pfn) && self.map.get(pfn).is_some_and(marked)
     }
 
@@ -213,6 +217,7 @@ impl<L: RawMutex> Zone<L> {
     pub(crate) fn set_pcp_limits(&self, limits: PcpLimits) {
         self.pcp_batch.store(limits.batch, Relaxed);
         self.pcp_high.store(limits.high, Relaxed);
+        self.pcps.iter().for_each(|pcp| pcp.set_limits(limits));
     }
 
     /// Requests served, pages handed out, pages taken back.

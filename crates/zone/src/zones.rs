@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use kmm_buddy::{Buddy, Pageblocks};
 use kmm_frame::{MemMap, NodeId, PageFlags, Pfn, PfnRange, ZoneType};
-use kmm_host::{Cpus, PhysMap};
+use kmm_host::{CpuPin, Cpus, PhysMap};
 use lock_api::{Mutex, RawMutex};
 
 use crate::lru::LruLists;
@@ -24,6 +24,8 @@ pub struct Zones<L, C, P> {
     node: NodeId,
     layout: ZoneLayout,
     zones: [Zone<L>; ZoneType::COUNT],
+    /// By the highest zone of a request: the pagesets of the zone that it tries first.
+    first_pcps: [&'static [Pcp]; ZoneType::COUNT],
     lru: Mutex<L, LruLists>,
     map: MemMap,
     cpus: C,
@@ -122,10 +124,16 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             return Err(ZonesError::TooFewFreeBits);
         };
         let zones = [dma, dma32, normal, highmem, movable, device];
+        let first_pcps = ZoneType::ALL.map(|highest| {
+            let usable = ZoneType::ALL[..=highest.index()].iter().rev();
+            let mut pcps = usable.map(|&kind| pcps_of(kind));
+            pcps.find(|pcps| !pcps.is_empty()).unwrap_or_default()
+        });
         Ok(Self {
             node: NodeId::ZERO,
             layout,
             zones,
+            first_pcps,
             lru: Mutex::new(LruLists::new(map)),
             map,
             cpus,
@@ -282,6 +290,12 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     #[must_use]
     pub const fn phys(&self) -> &P {
         &self.phys
+    }
+
+    /// The pageset of this CPU that requests try first which `highest` could serve.
+    #[inline]
+    pub(crate) fn first_pcp(&self, pin: CpuPin<'_>, highest: ZoneType) -> Option<&'static Pcp> {
+        self.first_pcps[highest.index()].get(pin.cpu().index())
     }
 
     pub(crate) const fn lru_lists(&self) -> &Mutex<L, LruLists> {

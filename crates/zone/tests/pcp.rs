@@ -224,6 +224,7 @@ fn validate_finds_a_frame_in_stock_twice() {
     zones.free(block);
     // An owner that was told a wrong frame number: what one owner holds is freed by another.
     zones.map().page(twin).set_private(0);
+    zones.map().page(twin).set_ref_count(1);
     // SAFETY: not so, on purpose; the block is only freed.
     zones.free(unsafe { PageBlock::from_raw(twin, order(0)) });
     assert_eq!(

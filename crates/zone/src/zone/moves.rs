@@ -3,22 +3,26 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use kmm_buddy::FreeError;
+use kmm_buddy::{Buddy, FreeError};
 use kmm_frame::{Order, Pfn, ZoneType};
 use kmm_host::{CpuPin, PageBlock};
 use lock_api::RawMutex;
 
-use super::{IN_PCP, Zone};
+use super::{FREED, Zone};
 use crate::Pcp;
 use crate::pcp::PcpUse;
 use crate::watermark::Effort;
 
 impl<L: RawMutex> Zone<L> {
-    /// Takes a block, a single page from this CPU's stock if there is one. Linux: `rmqueue`.
-    pub(crate) fn take(&self, pin: CpuPin<'_>, order: Order) -> Option<Pfn> {
+    /// Takes a block for a request as far as [`Zone::may_take`] lets it: a single page from this CPU's stock, which is
+    /// filled if need be. Linux: `rmqueue`.
+    pub(crate) fn take(&self, pin: CpuPin<'_>, order: Order, highest: ZoneType) -> Option<Pfn> {
+        if !self.may_take(order, Effort::FAST, highest) {
+            return None;
+        }
         if order == Order::ZERO {
             if let Some(pcp) = self.pcp(pin) {
-                if let Ok(page) = pcp.with(|pcp| self.take_from_pcp(&pcp)) {
+                if let Ok(page) = pcp.with(|pcp| self.take_from_pcp(&pcp, highest)) {
                     return page;
                 }
             }
@@ -26,11 +30,19 @@ impl<L: RawMutex> Zone<L> {
         self.take_locked(order)
     }
 
-    /// Puts back a block whose owner gave it up, a single page into this CPU's stock. Linux: `free_unref_page`.
+    /// As [`Zone::take`], but past the stock and as deep as `effort` says: what is kept back for some requests must not
+    /// get into the stock, which is for all.
+    pub(crate) fn take_deep(&self, order: Order, effort: Effort, highest: ZoneType) -> Option<Pfn> {
+        if !self.may_take(order, effort, highest) {
+            return None;
+        }
+        self.take_locked(order)
+    }
+
+    /// Puts back a block whose owner gave it up, a single page into this CPU's pageset. Linux: `free_unref_page`.
     ///
     /// # Errors
-    /// A frame that the buddy allocator refused, and why: its books were spoiled before. It may be another frame than
-    /// `pfn`, and is dropped.
+    /// A frame that the buddy allocator refused, and why. It may be another frame than `pfn`, and is dropped.
     pub(crate) fn put(
         &self,
         pin: CpuPin<'_>,
@@ -39,6 +51,7 @@ impl<L: RawMutex> Zone<L> {
     ) -> Result<(), (Pfn, FreeError)> {
         if order == Order::ZERO {
             if let Some(pcp) = self.pcp(pin) {
+                self.mark(pfn);
                 if let Ok(result) = pcp.with(|pcp| self.put_to_pcp(&pcp, pfn)) {
                     return result;
                 }
@@ -47,10 +60,10 @@ impl<L: RawMutex> Zone<L> {
         self.put_locked(pfn, order)
     }
 
-    /// Gives all of this CPU's stock back; how many pages. Linux: `drain_pages_zone`.
+    /// Gives all that this CPU's pageset has back; how many pages. Linux: `drain_pages_zone`.
     ///
     /// # Errors
-    /// As for [`Zone::put`]; every page left the stock all the same.
+    /// As for [`Zone::put`]; every page left the pageset all the same.
     pub(crate) fn drain(&self, pin: CpuPin<'_>) -> Result<usize, (Pfn, FreeError)> {
         match self.pcp(pin) {
             Some(pcp) => self.drain_one(pcp),
@@ -60,9 +73,18 @@ impl<L: RawMutex> Zone<L> {
 
     /// As [`Zone::drain`], of any CPU, which must stand still (INV-3).
     pub(crate) fn drain_one(&self, pcp: &Pcp) -> Result<usize, (Pfn, FreeError)> {
-        // A stock that is in use further out stays: its user goes on with it.
-        pcp.with(|pcp| self.drain_from(&pcp, usize::MAX))
-            .unwrap_or(Ok(0))
+        let drain = |pcp: PcpUse<'_>| {
+            self.with_buddy(|buddy| {
+                let (mut count, mut refused) = self.put_home(&pcp, buddy);
+                while let Some(pfn) = pcp.pop_unused() {
+                    refused = self.put_one(buddy, pfn).err().or(refused);
+                    count += 1;
+                }
+                refused.map_or(Ok(count), Err)
+            })
+        };
+        // A pageset that is in use further out stays: its user goes on with it.
+        pcp.with(drain).unwrap_or(Ok(0))
     }
 
     /// Takes single pages for a request as far as [`Zone::may_take`] lets it: first this CPU's stock, then from the free
@@ -71,24 +93,19 @@ impl<L: RawMutex> Zone<L> {
         &self,
         pin: CpuPin<'_>,
         most: usize,
-        effort: Effort,
         highest: ZoneType,
         sink: &mut impl FnMut(Pfn),
     ) -> usize {
-        let spare = match self.floor(effort, highest) {
-            Some(floor) => self.nr_free_pages().saturating_sub(floor),
-            None => usize::MAX,
-        };
+        let spare = self.spare(highest);
         if spare == 0 {
             return 0;
         }
         let mut count = 0;
         if let Some(pcp) = self.pcp(pin) {
-            // A stock that is in use further out is left alone.
+            // A pageset that is in use further out is left alone.
             let _ = pcp.with(|pcp| {
                 while count < most {
                     let Some(pfn) = pcp.pop() else { break };
-                    pcp.note_alloc();
                     sink(pfn);
                     count += 1;
                 }
@@ -106,30 +123,21 @@ impl<L: RawMutex> Zone<L> {
         count
     }
 
-    /// Whether this CPU's stock takes one more page without giving a batch back. An interrupt may change that.
-    pub(crate) fn has_room_in_stock(&self, pin: CpuPin<'_>) -> bool {
-        self.pcp(pin).is_some_and(|pcp| self.has_room(pcp))
+    /// Whether a page belongs into this CPU's stock. An interrupt may change that.
+    pub(crate) fn belongs_in_stock(&self, pin: CpuPin<'_>, pfn: Pfn) -> bool {
+        let review = |pcp: PcpUse<'_>| pcp.is_due().then(|| self.review(&pcp));
+        self.pcp(pin)
+            .is_some_and(|pcp| pcp.with(review).is_ok() && pcp.belongs(pfn))
     }
 
-    /// Puts a page into this CPU's stock if there is room; whether it did.
-    pub(crate) fn stock(&self, pin: CpuPin<'_>, pfn: Pfn) -> bool {
-        let Some(pcp) = self.pcp(pin) else {
-            return false;
-        };
-        let put = |stock: PcpUse<'_>| {
-            let has_room = self.has_room(pcp);
-            if has_room {
-                self.map.page(pfn).set_private(IN_PCP);
-                stock.note_free();
-                stock.push(pfn);
-            }
-            has_room
-        };
-        pcp.with(put).unwrap_or(false)
-    }
-
-    fn has_room(&self, pcp: &Pcp) -> bool {
-        pcp.count() + 1 < self.pcp_high.load(Relaxed)
+    /// Puts a page into this CPU's stock if it belongs there; whether it did.
+    pub(crate) fn keep(&self, pin: CpuPin<'_>, pfn: Pfn) -> bool {
+        self.mark(pfn);
+        let kept = self.pcp(pin).is_some_and(|pcp| pcp.keep(pfn));
+        if !kept {
+            self.unmark(pfn);
+        }
+        kept
     }
 
     /// Puts the zone's blocks of `blocks` onto the free lists under one lock, up to the first that is refused: that one is
@@ -140,14 +148,19 @@ impl<L: RawMutex> Zone<L> {
     ) -> Option<(Pfn, Order, FreeError)> {
         let is_ours = |block: &mut PageBlock| self.range.contains(block.pfn());
         self.with_buddy(|buddy| {
+            let mut count = 0;
+            let mut refused = None;
             for block in blocks.iter_mut().filter_map(|slot| slot.take_if(is_ours)) {
                 let (pfn, order) = block.into_raw();
+                self.unmark(pfn);
                 if let Err(why) = buddy.put(pfn, order) {
-                    return Some((pfn, order, why));
+                    refused = Some((pfn, order, why));
+                    break;
                 }
-                bump(&self.nr_pages_freed, order.nr_pages());
+                count += order.nr_pages();
             }
-            None
+            bump(&self.nr_pages_freed, count);
+            refused
         })
     }
 
@@ -155,54 +168,62 @@ impl<L: RawMutex> Zone<L> {
         self.pcps.get(pin.cpu().index())
     }
 
-    fn take_from_pcp(&self, pcp: &PcpUse<'_>) -> Option<Pfn> {
-        let page = match pcp.pop() {
-            Some(page) => page,
-            None => self.refill(pcp)?,
-        };
-        pcp.note_alloc();
-        Some(page)
+    /// How many pages requests may take before they meet the low mark.
+    fn spare(&self, highest: ZoneType) -> usize {
+        let floor = self.floor(Effort::FAST, highest).unwrap_or(0);
+        self.nr_free_pages().saturating_sub(floor)
     }
 
-    fn put_to_pcp(&self, pcp: &PcpUse<'_>, pfn: Pfn) -> Result<(), (Pfn, FreeError)> {
-        self.map.page(pfn).set_private(IN_PCP);
-        pcp.note_free();
-        let count = pcp.push(pfn);
-        if count < self.pcp_high.load(Relaxed) {
-            return Ok(());
+    fn take_from_pcp(&self, pcp: &PcpUse<'_>, highest: ZoneType) -> Option<Pfn> {
+        if let Some(page) = pcp.pop() {
+            return Some(page);
         }
-        self.drain_from(pcp, self.pcp_batch.load(Relaxed))
-            .map(|_| ())
-    }
-
-    /// Stocks up by a batch and takes one of it. Pages come out as the buddy allocator chose them. Linux: `rmqueue_bulk`.
-    #[cold]
-    fn refill(&self, pcp: &PcpUse<'_>) -> Option<Pfn> {
-        let batch = self.pcp_batch.load(Relaxed).min(Pcp::CAPACITY);
+        // Not below the low mark: what comes into the stock is not asked any more whether it may go.
+        let batch = self.pcp_batch.load(Relaxed).min(self.spare(highest));
+        let mut filler = pcp.filler(batch);
         self.with_buddy(|buddy| {
             buddy.take_pages(batch, |pfn| {
-                self.map.page(pfn).set_private(IN_PCP);
-                pcp.push_bottom(pfn);
+                self.mark(pfn);
+                filler.push(pfn);
             })
         });
+        filler.finish();
+        self.review(pcp);
         pcp.pop()
     }
 
+    fn put_to_pcp(&self, pcp: &PcpUse<'_>, pfn: Pfn) -> Result<(), (Pfn, FreeError)> {
+        if pcp.is_due() {
+            self.review(pcp);
+        }
+        if pcp.push(pfn) || !pcp.send_home(pfn) {
+            return Ok(());
+        }
+        let (_, refused) = self.with_buddy(|buddy| self.put_home(pcp, buddy));
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Opens the window of a pageset on as many frames as are in use.
+    fn review(&self, pcp: &PcpUse<'_>) {
+        let in_use = self.present_pages().saturating_sub(self.nr_free_pages());
+        pcp.set_window(in_use);
+    }
+
+    /// Puts the pages that wait to go home onto the free lists; how many, and one that was refused.
     /// Linux: `free_pcppages_bulk`.
-    fn drain_from(&self, pcp: &PcpUse<'_>, most: usize) -> Result<usize, (Pfn, FreeError)> {
-        let mut count = 0;
-        let mut refused = None;
-        self.with_buddy(|buddy| {
-            while count < most {
-                let Some(pfn) = pcp.pop_bottom() else { break };
-                self.map.page(pfn).set_private(0);
-                if let Err(why) = buddy.put(pfn, Order::ZERO) {
-                    refused = refused.or(Some((pfn, why)));
-                }
-                count += 1;
-            }
-        });
-        refused.map_or(Ok(count), Err)
+    fn put_home(&self, pcp: &PcpUse<'_>, buddy: &mut Buddy) -> (usize, Option<(Pfn, FreeError)>) {
+        let (mut count, mut refused) = (0, None);
+        for pfn in pcp.going_home() {
+            refused = self.put_one(buddy, pfn).err().or(refused);
+            count += 1;
+        }
+        (count, refused)
+    }
+
+    #[inline]
+    fn put_one(&self, buddy: &mut Buddy, pfn: Pfn) -> Result<(), (Pfn, FreeError)> {
+        self.unmark(pfn);
+        buddy.put(pfn, Order::ZERO).map_err(|why| (pfn, why))
     }
 
     fn take_locked(&self, order: Order) -> Option<Pfn> {
@@ -215,11 +236,27 @@ impl<L: RawMutex> Zone<L> {
     }
 
     fn put_locked(&self, pfn: Pfn, order: Order) -> Result<(), (Pfn, FreeError)> {
+        self.unmark(pfn);
         self.with_buddy(|buddy| {
             buddy.put(pfn, order).map_err(|why| (pfn, why))?;
             bump(&self.nr_pages_freed, order.nr_pages());
             Ok(())
         })
+    }
+
+    /// Debug builds say in the descriptor of a page that it is in a pageset.
+    #[inline]
+    pub(crate) fn mark(&self, pfn: Pfn) {
+        if cfg!(debug_assertions) {
+            self.map.page(pfn).set_private(FREED);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn unmark(&self, pfn: Pfn) {
+        if cfg!(debug_assertions) {
+            self.map.page(pfn).set_private(0);
+        }
     }
 }
 
