@@ -94,23 +94,25 @@ pub fn path(addr: u64) -> Result<Vec<u8>, Errno> {
 pub fn strings(addr: u64, max_bytes: usize) -> Result<Vec<Vec<u8>>, Errno> {
     let mut list = Vec::new();
     let mut left = max_bytes;
-    // Linux takes no list for an empty one.
+    if addr == 0 {
+        // Linux takes no list for an empty one.
+        return Ok(list);
+    }
     let mut at = addr;
-    while addr != 0 {
+    loop {
         let pointer: u64 = get(at)?;
+        if pointer == 0 {
+            return Ok(list);
+        }
         at = at
             .checked_add(size_of::<u64>() as u64)
             .ok_or(Errno::FAULT)?;
-        if pointer == 0 {
-            break;
-        }
         let word = string(pointer, left.max(1), Errno::TOOBIG)?;
         left = left
             .checked_sub(word.len() + 1 + size_of::<u64>())
             .ok_or(Errno::TOOBIG)?;
         fallible::push(&mut list, word)?;
     }
-    Ok(list)
 }
 
 /// Can all of this be written? Asked before something is taken that could not be put back. Linux: `fault_in_writeable`.
