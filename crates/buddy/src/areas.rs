@@ -3,6 +3,12 @@
 //! This module alone knows how free blocks are kept; the algorithm next door only asks it. No descriptor is touched: the
 //! state of 1 GiB is 64 KiB of bits, and which pageblocks to look at is told by 1 KiB above them. Equal blocks go by
 //! address, lowest first.
+//!
+//! What it replaced were lists linked through the descriptors, the newest block in front. On 1 GiB, zones and pagesets
+//! above the same: all frames back in random order 35 ns each, and 78 with lists; one CPU frees what another allocates
+//! 31 M/s, and 1.9; the slowest allocation of a thousand 381 ns, and 2754; huge pages left after bursts at a quarter of
+//! the memory (f7 of `benches/`) 100 %, and 13 %. To choose pageblocks by their load would want counts and buckets for each;
+//! it was not built, as the lowest first leaves 99 % of the huge pages and more already.
 
 use kmm_frame::{MAX_ORDER, NR_ORDERS, Order, Pfn, PfnRange};
 
@@ -102,29 +108,64 @@ impl FreeAreas {
     /// Adds a block, which merges with its twin as often as that is free too. Linux: `__free_one_page`.
     #[inline]
     pub(crate) fn merge(&mut self, pfn: Pfn, order: Order) {
-        let slot = self.slot(pfn);
-        let mut order = order.index();
-        if order < WHOLE {
-            let block = &mut self.blocks[slot];
-            let mut node = Node::of(pfn, order);
-            while order < WHOLE {
-                let Some(is_left) = block.clear(node.twin(), order) else {
-                    block.set(node);
-                    return self.note(slot, order);
-                };
-                self.nr_free[order] -= 1;
+        let (slot, order) = (self.slot(pfn), order.index());
+        match order {
+            ..WHOLE => self.merge_smaller(slot, Node::of(pfn, order), order),
+            WHOLE => self.merge_whole(slot),
+            _ => self.note(slot, order),
+        }
+    }
+
+    /// Adds a frame unless it is free; whether it was not. Half of all frames that come back merge no further than here.
+    #[inline]
+    pub(crate) fn add_frame(&mut self, pfn: Pfn) -> bool {
+        let (slot, node) = (self.slot(pfn), Node::of(pfn, 0));
+        let block = &mut self.blocks[slot];
+        if self.summary.is_whole(slot) || block.is_held(node, 0) {
+            return false;
+        }
+        match block.clear(node.twin(), 0) {
+            None => {
+                block.set(node);
+                self.note(slot, 0);
+            }
+            Some(is_left) => {
+                self.nr_free[0] -= 1;
                 if !is_left {
-                    self.summary.clear(slot, order);
+                    self.summary.clear(slot, 0);
                 }
-                node = node.parent();
-                order += 1;
+                self.merge_smaller(slot, node.parent(), 1);
             }
         }
-        if order == WHOLE && self.summary.test(slot ^ 1, WHOLE) {
+        true
+    }
+
+    fn merge_smaller(&mut self, slot: usize, node: Node, order: usize) {
+        let block = &mut self.blocks[slot];
+        let (mut node, mut order) = (node, order);
+        while order < WHOLE {
+            let Some(is_left) = block.clear(node.twin(), order) else {
+                block.set(node);
+                return self.note(slot, order);
+            };
+            self.nr_free[order] -= 1;
+            if !is_left {
+                self.summary.clear(slot, order);
+            }
+            node = node.parent();
+            order += 1;
+        }
+        self.merge_whole(slot);
+    }
+
+    /// Adds a pageblock that is free as a whole.
+    #[inline]
+    fn merge_whole(&mut self, slot: usize) {
+        if self.summary.test(slot ^ 1, WHOLE) {
             self.forget(slot ^ 1, WHOLE);
             return self.note(slot & !1, PAIR);
         }
-        self.note(slot, order);
+        self.note(slot, WHOLE);
     }
 
     /// Takes the lowest block of the order `from` out, as far as `order` goes, and leaves the upper halves.
@@ -178,8 +219,8 @@ impl FreeAreas {
         sink: &mut impl FnMut(Pfn),
     ) -> usize {
         let start = self.start_of(slot);
-        let mut left = most;
-        for order in 0..WHOLE {
+        let mut left = most - self.take_single(slot, most, sink);
+        for order in 1..WHOLE {
             if left == 0 {
                 break;
             }
@@ -218,6 +259,32 @@ impl FreeAreas {
             if let Some(pfn) = cut {
                 self.cut(pfn, order, left, sink);
                 left = 0;
+            }
+        }
+        most - left
+    }
+
+    /// Takes up to `most` blocks of one frame out of a pageblock.
+    #[inline]
+    fn take_single(&mut self, slot: usize, most: usize, sink: &mut impl FnMut(Pfn)) -> usize {
+        let start = self.start_of(slot);
+        let mut left = most;
+        let mut others = 0;
+        let words = &mut self.blocks[slot].0[Place::of(0).first..];
+        for (word, first) in words.iter_mut().zip((0..).step_by(WORD_BITS)) {
+            let mut bits = *word;
+            while bits != 0 && left > 0 {
+                sink(start + (first + bits.trailing_zeros() as usize));
+                bits &= bits - 1;
+                left -= 1;
+            }
+            *word = bits;
+            others |= bits;
+        }
+        if left < most {
+            self.nr_free[0] -= most - left;
+            if others == 0 {
+                self.summary.clear(slot, 0);
             }
         }
         most - left

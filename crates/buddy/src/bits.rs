@@ -159,13 +159,15 @@ impl FreeBits {
             return None;
         }
         *word ^= node.mask();
-        // Below order 4 a word has the bits of one order only.
-        let is_left = order < ONE_WORD && *word != 0;
-        Some(is_left || self.has(order))
+        // Below order 4 a word has the bits of one order only, above all are in one.
+        if order >= ONE_WORD {
+            return Some(*word & FIRST_WORD[order % NR_WORDS] != 0);
+        }
+        Some(*word != 0 || self.has(order))
     }
 
-    /// Whether a block of `order` is free.
-    #[inline]
+    /// Whether a block of `order` is free. Seldom asked, and not inlined, as the compiler would then ask ahead of need.
+    #[inline(never)]
     pub(crate) fn has(&self, order: usize) -> bool {
         // Written out: a loop over so few words costs more than the words.
         let [w0, w1, w2, w3, w4, w5, w6, w7, rest @ ..] = &self.0;

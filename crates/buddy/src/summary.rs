@@ -71,6 +71,8 @@ impl Summary {
         }
     }
 
+    /// Not inlined, as are its like: the compiler would prepare all levels ahead of need.
+    #[inline(never)]
     fn set_above(&mut self, mut at: usize, order: usize) {
         for start in &self.starts[1..self.nr_levels.max(1)] {
             let word = &mut self.rows[start + at / WORD_BITS].0[order % NR_WORDS];
@@ -94,6 +96,7 @@ impl Summary {
         }
     }
 
+    #[inline(never)]
     fn clear_above(&mut self, mut at: usize, order: usize) {
         for start in &self.starts[1..self.nr_levels.max(1)] {
             let word = &mut self.rows[start + at / WORD_BITS].0[order % NR_WORDS];

@@ -93,16 +93,14 @@ fn every_state_of_sixteen_frames() {
         by_order.sort_unstable_by_key(|b| (b.1, b.0));
         let pages = by_order.iter().flat_map(|b| b.0..b.0 + (1 << b.1));
         let pages: Vec<usize> = pages.collect();
-        {
-            let most = [pages.len() / 2, 17][nr_ops % 2];
-            let mut taken = Vec::with_capacity(16);
-            buddy.take_pages(most, |pfn| taken.push(pfn.index()));
-            assert_eq!(taken, pages[..most.min(pages.len())], "{state:?}");
-            let left = taken.iter().fold(free, |free, pfn| free & !(1 << pfn));
-            assert_eq!(sorted(buddy.free_blocks()), merged(left), "{state:?}");
-            rebuild(&mut buddy, state);
-            nr_ops += 1;
-        }
+        let most = [pages.len() / 2, 17][nr_ops % 2];
+        let mut taken = Vec::with_capacity(16);
+        buddy.take_pages(most, |pfn| taken.push(pfn.index()));
+        assert_eq!(taken, pages[..most.min(pages.len())], "{state:?}");
+        let left = taken.iter().fold(free, |free, pfn| free & !(1 << pfn));
+        assert_eq!(sorted(buddy.free_blocks()), merged(left), "{state:?}");
+        rebuild(&mut buddy, state);
+        nr_ops += 1;
         for &(pfn, n, _) in state.iter().filter(|block| !block.2) {
             buddy.put(Pfn::new(pfn), order(n)).unwrap();
             let more = free | bits(pfn, n);

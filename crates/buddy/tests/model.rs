@@ -19,11 +19,15 @@ fn run(random: &mut Random, range: PfnRange, nr_ops: usize, most: u8) {
         }
         match random.below(100) {
             0..5 => wrong_free(random, &mut buddy, &oracle),
+            9..12 => {
+                let most = 2 << random.below(8);
+                oracle.put_pages(&mut buddy, random.below(most));
+            }
             5..9 => {
                 let most = 2 << random.below(10);
                 oracle.take_pages(&mut buddy, random.below(most));
             }
-            9.. if random.below(100) < fill => {
+            12.. if random.below(100) < fill => {
                 oracle.take(&mut buddy, random.order(most));
             }
             _ if oracle.held.is_empty() => {}

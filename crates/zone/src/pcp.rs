@@ -31,6 +31,8 @@ pub struct Pcp {
     start: AtomicUsize,
     /// How many frames the window has.
     window: AtomicUsize,
+    /// How many frames the zone has.
+    spanned: AtomicUsize,
     /// How many pages are to go home.
     nr_home: AtomicUsize,
     /// At so many they go.
@@ -67,6 +69,7 @@ impl Pcp {
             most: AtomicU64::new(0),
             start: AtomicUsize::new(0),
             window: AtomicUsize::new(0),
+            spanned: AtomicUsize::new(0),
             nr_home: AtomicUsize::new(0),
             batch: AtomicUsize::new(PcpLimits::BOOT.batch),
             nr_filled: AtomicU64::new(0),
@@ -94,17 +97,30 @@ impl Pcp {
         self.with(|pcp| pcp.push(pfn)).unwrap_or(false)
     }
 
+    /// As [`Pcp::keep`]; and takes pages of the zone that go home as long as they have to wait for others.
+    #[inline]
+    pub(crate) fn put(&self, pfn: Pfn) -> bool {
+        self.with(|pcp| pcp.push(pfn) || pcp.wait(pfn))
+            .unwrap_or(false)
+    }
+
     /// Whether the stock takes a page, unless the pageset is in use.
     #[inline]
     pub(crate) fn belongs(&self, pfn: Pfn) -> bool {
+        self.takes(pfn, self.state.load(Relaxed))
+    }
+
+    #[inline]
+    fn takes(&self, pfn: Pfn, state: u64) -> bool {
         let offset = pfn.index().wrapping_sub(self.start.load(Relaxed));
-        let has_room = self.state.load(Relaxed) & (COUNT | DUE) < self.most.load(Relaxed);
+        let has_room = state & (COUNT | DUE) < self.most.load(Relaxed);
         offset < self.window.load(Relaxed) && has_room
     }
 
     /// The zone that it is for.
     pub(crate) fn set_zone(&self, zone: PfnRange) {
         self.start.store(zone.start().index(), Relaxed);
+        self.spanned.store(zone.nr_pages(), Relaxed);
     }
 
     /// Changes the limits; what is in stock stays.
@@ -175,10 +191,10 @@ impl PcpUse<'_> {
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "masked")]
     pub(crate) fn push(&self, pfn: Pfn) -> bool {
-        if !self.0.belongs(pfn) {
+        let state = self.0.state.load(Relaxed);
+        if !self.0.takes(pfn, state) {
             return false;
         }
-        let state = self.0.state.load(Relaxed);
         self.0.stock[state as usize & MASK].store(pfn.index(), Relaxed);
         self.0.state.store(state + PUT, Relaxed);
         true
@@ -190,10 +206,14 @@ impl PcpUse<'_> {
         self.0.state.load(Relaxed) & DUE != 0 || self.0.window.load(Relaxed) == 0
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.0.count()
+    }
+
     /// Opens the window on the first `nr_pages` of the zone, up to the end of a pageblock.
     pub(crate) fn set_window(&self, nr_pages: usize) {
         const BLOCK: usize = Order::PAGEBLOCK.nr_pages();
-        let window = (nr_pages / BLOCK + 1) * BLOCK;
+        let window = nr_pages.next_multiple_of(BLOCK);
         self.0.window.store(window, Relaxed);
         let state = self.0.state.load(Relaxed);
         self.0.state.store(state + (state & DUE), Relaxed);
@@ -209,14 +229,29 @@ impl PcpUse<'_> {
         }
     }
 
+    /// Takes a page that goes home if it is of the zone and not the last of a batch; whether it did.
+    #[inline(never)]
+    fn wait(&self, pfn: Pfn) -> bool {
+        let offset = pfn.index().wrapping_sub(self.0.start.load(Relaxed));
+        let count = self.0.nr_home.load(Relaxed);
+        let waits = offset < self.0.spanned.load(Relaxed)
+            && count + 1 < self.0.batch.load(Relaxed)
+            && !self.is_due();
+        if waits {
+            self.send_home(pfn);
+        }
+        waits
+    }
+
     /// Takes a page that goes home; whether it is time for those that wait.
+    #[inline]
     pub(crate) fn send_home(&self, pfn: Pfn) -> bool {
         let count = self.0.nr_home.load(Relaxed);
         self.0.home[count % HOME].store(pfn.index(), Relaxed);
         self.0.nr_home.store(count + 1, Relaxed);
         let homed = self.0.nr_homed.load(Relaxed);
         self.0.nr_homed.store(homed + 1, Relaxed);
-        count + 1 >= self.0.batch.load(Relaxed).min(HOME)
+        count + 1 >= self.0.batch.load(Relaxed)
     }
 
     /// The pages that wait to go home; none do afterwards.

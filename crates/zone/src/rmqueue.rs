@@ -141,7 +141,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         if order == Order::ZERO && !cfg!(debug_assertions) {
             let kept = self.cpus().with_pin(|pin| {
                 let pcp = self.first_pcp(pin, ZoneType::Movable);
-                pcp.is_some_and(|pcp| pcp.keep(pfn))
+                pcp.is_some_and(|pcp| pcp.put(pfn))
             });
             if kept {
                 return;

@@ -6,7 +6,7 @@
     reason = "each test uses a part of it"
 )]
 
-use kmm_buddy::{Buddy, FreeBits, FreeBlock};
+use kmm_buddy::{Buddy, FreeBits, FreeBlock, FreeError};
 use kmm_frame::{MAX_ORDER, MemMap, NR_ORDERS, Order, Page, PageFlags, Pfn, PfnRange};
 
 pub fn frames(start: usize, end: usize) -> PfnRange {
@@ -195,6 +195,21 @@ impl Oracle {
         let (pfn, n) = self.held.swap_remove(nr);
         assert_eq!(buddy.put(Pfn::new(pfn), order(n)), Ok(()));
         self.set(pfn, 1 << n, true);
+    }
+
+    /// Gives held single pages back to both as a batch, up to `most`, with one of them twice.
+    pub fn put_pages(&mut self, buddy: &mut Buddy, most: usize) {
+        let is_page = |block: &&(usize, u8)| block.1 == 0;
+        let mut pages: Vec<usize> = self.held.iter().filter(is_page).map(|b| b.0).collect();
+        pages.truncate(most);
+        self.held.retain(|b| b.1 != 0 || !pages.contains(&b.0));
+        pages.iter().for_each(|&pfn| self.set(pfn, 1, true));
+        let twice = pages.get(most / 3).copied();
+        let batch = pages.iter().copied().chain(twice).map(Pfn::new);
+        let mut refused = Vec::new();
+        buddy.put_pages(batch, |pfn, why| refused.push((pfn.index(), why)));
+        let expected = twice.map(|pfn| (pfn, FreeError::AlreadyFree));
+        assert_eq!(refused, expected.into_iter().collect::<Vec<_>>());
     }
 
     /// The two agree, and the structure is sound.

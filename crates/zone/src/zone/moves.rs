@@ -205,18 +205,19 @@ impl<L: RawMutex> Zone<L> {
 
     /// Opens the window of a pageset on as many frames as are in use.
     fn review(&self, pcp: &PcpUse<'_>) {
-        let in_use = self.present_pages().saturating_sub(self.nr_free_pages());
-        pcp.set_window(in_use);
+        let others = self.nr_free_pages() + pcp.count();
+        pcp.set_window(self.present_pages().saturating_sub(others).max(1));
     }
 
     /// Puts the pages that wait to go home onto the free lists; how many, and one that was refused.
     /// Linux: `free_pcppages_bulk`.
     fn put_home(&self, pcp: &PcpUse<'_>, buddy: &mut Buddy) -> (usize, Option<(Pfn, FreeError)>) {
         let (mut count, mut refused) = (0, None);
-        for pfn in pcp.going_home() {
-            refused = self.put_one(buddy, pfn).err().or(refused);
+        let pages = pcp.going_home().inspect(|&pfn| {
+            self.unmark(pfn);
             count += 1;
-        }
+        });
+        buddy.put_pages(pages, |pfn, why| refused = Some((pfn, why)));
         (count, refused)
     }
 
