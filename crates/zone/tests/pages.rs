@@ -221,3 +221,60 @@ fn reports_say_what_is_wrong() {
     assert!(text(BadReason::RefCount(3)).ends_with("reference count 3"));
     assert!(text(BadReason::Flags(PageFlags::SLAB)).contains("SLAB"));
 }
+
+#[test]
+fn frozen_pages_leave_their_descriptors_alone() {
+    let zones = small::<Lock>(64, PfnRange::EMPTY, 1);
+    for n in [0, 3] {
+        let req = PageReq::new(order(n), Gfp::KERNEL);
+        let (block, _) = zones.alloc_frozen_pages(req).unwrap();
+        let page = zones.map().page(block.pfn());
+        page.set(PageFlags::REFERENCED);
+        page.set_mapping(9);
+        assert_eq!(page.ref_count(), 0, "nobody counts");
+        let pfn = block.pfn();
+        zones.free_frozen_pages(block);
+        let (again, _) = zones.alloc_frozen_pages(req).unwrap();
+        assert_eq!(again.pfn(), pfn, "the page that is warm comes first");
+        assert_eq!((page.flags(), page.mapping()), (PageFlags::REFERENCED, 9));
+        zones.set_page_refcounted(&again);
+        assert_eq!((page.flags(), page.mapping()), (PageFlags::empty(), 0));
+        assert_eq!(page.ref_count(), 1);
+        zones.free(again);
+    }
+    let zeroed = PageReq::new(Order::ZERO, Gfp::KERNEL | Gfp::ZERO);
+    let (block, _) = zones.alloc_frozen_pages(zeroed).unwrap();
+    assert_eq!(bytes_of(&zones, block.pfn()), vec![0; PAGE_SIZE]);
+    zones.free_frozen_pages(block);
+    assert!(zones.accounting().adds_up());
+    assert_eq!(zones.accounting().allocated, 0);
+    zones.validate().unwrap();
+    assert_eq!(take_bad(), []);
+}
+
+#[test]
+fn frozen_and_counted_pages_share_one_memory() {
+    let zones = small::<Lock>(64, PfnRange::EMPTY, 1);
+    let mut seen = std::collections::HashSet::new();
+    let mut blocks = Vec::new();
+    loop {
+        let req = PageReq::new(Order::ZERO, Gfp::KERNEL | Gfp::MEMALLOC);
+        let block = match blocks.len() % 2 {
+            0 => zones.alloc_frozen_pages(req).map(|(block, _)| block),
+            _ => zones.alloc(req),
+        };
+        let Ok(block) = block else { break };
+        assert!(seen.insert(block.pfn()), "{:?} twice", block.pfn());
+        blocks.push(block);
+    }
+    assert_eq!(zones.accounting().free, 0);
+    for (n, block) in blocks.into_iter().enumerate() {
+        match n % 2 {
+            0 => zones.free_frozen_pages(block),
+            _ => zones.free(block),
+        }
+    }
+    assert_eq!(zones.accounting().allocated, 0);
+    zones.validate().unwrap();
+    assert_eq!(take_bad(), []);
+}
