@@ -11,8 +11,8 @@ use std::process::ExitCode;
 use kmm_benches::cpu;
 use kmm_benches::node::Node;
 use kmm_benches::objects;
-use kmm_buddy::{Buddy, FreeBits};
-use kmm_frame::{Gfp, Order, PAGE_SIZE};
+use kmm_buddy::{Buddy, FreeBits, Pageblocks};
+use kmm_frame::{Gfp, MigrateType, Order, PAGE_SIZE};
 use kmm_host::{PageBlock, PageReq, PageSource};
 use kmm_slub::CacheFlags;
 
@@ -164,7 +164,7 @@ fn frozen_pairs(node: &Node, ops: usize) {
 fn buddy_pairs(node: &Node, order: Order, ops: usize) {
     let map = node.zones().map();
     let storage = vec![FreeBits::EMPTY; Buddy::storage_for(node.ram())].leak();
-    let mut buddy = Buddy::new(node.ram(), map, storage).expect("enough storage");
+    let mut buddy = Buddy::new(node.ram(), map, storage, Pageblocks::EMPTY).expect("enough storage");
     // The node's own zones lose a part of their RAM to this one.
     for _ in 0..4 {
         let (pfn, order) = take(node, self::order(10)).into_raw();
@@ -172,7 +172,7 @@ fn buddy_pairs(node: &Node, order: Order, ops: usize) {
         buddy.put(pfn, order).expect("a block that is not free");
     }
     let mut pair = |_| {
-        let pfn = black_box(buddy.take(order).expect("a free block"));
+        let pfn = black_box(buddy.take(order, MigrateType::Movable).expect("a free block"));
         buddy.put(pfn, order).expect("taken just now");
     };
     (0..BATCH).for_each(&mut pair);

@@ -48,7 +48,13 @@ impl Buddy {
     ///
     /// `range` may start and end anywhere. Two zones must not share a frame.
     #[must_use]
-    pub fn new(range: PfnRange, map: MemMap, storage: &'static mut [FreeBits]) -> Option<Self> {
+    pub fn new(
+        range: PfnRange,
+        map: MemMap,
+        storage: &'static mut [FreeBits],
+        pageblocks: Pageblocks,
+    ) -> Option<Self> {
+        let _ = pageblocks;
         let range = range.intersect(map.range());
         Some(Self {
             range,
@@ -68,7 +74,8 @@ impl Buddy {
     ///
     /// # Errors
     /// [`AllocError::OutOfMemory`] if no block of `order` or above is free; nothing has changed then.
-    pub fn take(&mut self, order: Order) -> Result<Pfn, AllocError> {
+    pub fn take(&mut self, order: Order, kind: MigrateType) -> Result<Pfn, AllocError> {
+        let _ = kind;
         let from = self
             .areas
             .smallest_nonempty(order)
@@ -127,7 +134,13 @@ impl Buddy {
     ///
     /// # Context
     /// Does not sleep. The zone lock is held: that is what `&mut self` says.
-    pub fn take_pages(&mut self, most: usize, mut sink: impl FnMut(Pfn)) -> usize {
+    pub fn take_pages(
+        &mut self,
+        most: usize,
+        kind: MigrateType,
+        mut sink: impl FnMut(Pfn),
+    ) -> usize {
+        let _ = kind;
         let most = most.min(self.nr_free_pages);
         let mut left = most;
         while left > 0 {
@@ -151,6 +164,43 @@ impl Buddy {
         }
         self.nr_free_pages -= most - left;
         most - left
+    }
+
+    /// Takes up to `most` blocks of `order`, as [`Buddy::take`] does one after the other; how many were given to `sink`.
+    ///
+    /// # Context
+    /// Does not sleep. The zone lock is held: that is what `&mut self` says.
+    pub fn take_blocks(
+        &mut self,
+        order: Order,
+        most: usize,
+        kind: MigrateType,
+        mut sink: impl FnMut(Pfn),
+    ) -> usize {
+        for count in 0..most {
+            match self.take(order, kind) {
+                Ok(pfn) => sink(pfn),
+                Err(_) => return count,
+            }
+        }
+        most
+    }
+
+    /// Takes blocks of `order` back, as [`Buddy::put`] does one after the other; what is refused goes to `refused`.
+    ///
+    /// # Context
+    /// Does not sleep. The zone lock is held: that is what `&mut self` says.
+    pub fn put_blocks(
+        &mut self,
+        order: Order,
+        blocks: impl IntoIterator<Item = Pfn>,
+        mut refused: impl FnMut(Pfn, FreeError),
+    ) {
+        for pfn in blocks {
+            if let Err(why) = self.put(pfn, order) {
+                refused(pfn, why);
+            }
+        }
     }
 
     /// Gives the zone frames of its range that it never had, as the largest blocks that alignment allows.

@@ -109,7 +109,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             let bits = core::mem::take(&mut free_bits);
             let (bits, rest) = bits.split_at_mut_checked(Buddy::storage_for(range))?;
             free_bits = rest;
-            let buddy = Buddy::new(range, map, bits)?;
+            let buddy = Buddy::new(range, map, bits, blocks)?;
             Some(Zone::new(kind, range, map, pcps_of(kind), blocks, buddy))
         };
         let [

@@ -4,7 +4,7 @@
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use kmm_buddy::{Buddy, FreeError};
-use kmm_frame::{Order, Pfn, ZoneType};
+use kmm_frame::{MigrateType, Order, Pfn, ZoneType};
 use kmm_host::{CpuPin, PageBlock};
 use lock_api::RawMutex;
 
@@ -114,7 +114,7 @@ impl<L: RawMutex> Zone<L> {
         let wanted = (most - count).min(spare);
         if wanted > 0 {
             count += self.with_buddy(|buddy| {
-                let taken = buddy.take_pages(wanted, sink);
+                let taken = buddy.take_pages(wanted, MigrateType::Movable, sink);
                 bump(&self.nr_allocs, taken);
                 bump(&self.nr_pages_alloced, taken);
                 taken
@@ -182,7 +182,7 @@ impl<L: RawMutex> Zone<L> {
         let batch = self.pcp_batch.load(Relaxed).min(self.spare(highest));
         let mut filler = pcp.filler(batch);
         self.with_buddy(|buddy| {
-            buddy.take_pages(batch, |pfn| {
+            buddy.take_pages(batch, MigrateType::Movable, |pfn| {
                 self.mark(pfn);
                 filler.push(pfn);
             })
@@ -229,7 +229,7 @@ impl<L: RawMutex> Zone<L> {
 
     fn take_locked(&self, order: Order) -> Option<Pfn> {
         self.with_buddy(|buddy| {
-            let pfn = buddy.take(order).ok()?;
+            let pfn = buddy.take(order, MigrateType::Movable).ok()?;
             bump(&self.nr_allocs, 1);
             bump(&self.nr_pages_alloced, order.nr_pages());
             Some(pfn)
