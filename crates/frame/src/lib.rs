@@ -5,6 +5,7 @@ mod addr;
 mod gfp;
 pub mod memblock;
 mod memmap;
+mod numa;
 mod order;
 mod page;
 mod pfn;
@@ -14,6 +15,10 @@ mod zone_type;
 pub use addr::{PhysAddr, VirtAddr};
 pub use gfp::Gfp;
 pub use memmap::{MemMap, MemMapError, Overhead};
+pub use numa::{
+    LOCAL_DISTANCE, MAX_NODE_CPUS, MAX_NODE_RANGES, MAX_NODES, NodeRange, REMOTE_DISTANCE,
+    Topology, TopologyError,
+};
 pub use order::{MAX_ORDER, NR_ORDERS, Order};
 pub use page::{Page, PageFlags};
 pub use pfn::{Pfn, PfnRange};
