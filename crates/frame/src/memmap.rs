@@ -11,7 +11,8 @@ use core::ptr::NonNull;
 use crate::size::PAGE_SIZE;
 use crate::{Page, Pfn, PfnRange};
 
-/// One [`Page`] for each frame of a range, found in O(1). Flat: holes have descriptors too, marked reserved.
+/// One [`Page`] for each frame of a range, found in O(1). Flat: holes have descriptors too, which the
+/// host marks with [`MemMap::reserve`].
 #[derive(Clone, Copy)]
 pub struct MemMap {
     range: PfnRange,
@@ -55,7 +56,7 @@ impl MemMap {
         }
     }
 
-    /// Lays fresh descriptors ([`Page::new`]) of `range` into `storage`.
+    /// Lays fresh descriptors ([`Page::new`]) of `range` into `storage`. O(n) in frames: it is filled with zeros.
     ///
     /// # Safety
     /// 1. `storage` is valid for writes of [`MemMap::layout`]`(range)` and aligned to it.
@@ -63,15 +64,37 @@ impl MemMap {
     #[must_use]
     pub unsafe fn new_in(range: PfnRange, storage: NonNull<u8>) -> Self {
         let first = storage.cast::<Page>();
-        for i in 0..range.nr_pages() {
-            // SAFETY: obligation 1: `i` is within the array whose layout was promised.
-            let slot = unsafe { first.add(i) };
-            // SAFETY: obligations 1 and 2: the slot is valid, aligned, and ours alone.
-            unsafe { slot.write(Page::new()) };
-        }
-        // SAFETY: every element was written just now; obligation 2 gives the memory away for ever.
-        let pages = unsafe { core::slice::from_raw_parts(first.as_ptr(), range.nr_pages()) };
+        // SAFETY: obligations 1 and 2: the array whose layout was promised, ours alone.
+        unsafe { first.write_bytes(0, range.nr_pages()) };
+        // SAFETY: 1 and 2 are the caller's; it is zero since just now.
+        unsafe { Self::new_zeroed_in(range, storage) }
+    }
+
+    /// As [`MemMap::new_in`], in memory that is zero already. O(1): none of it is touched, so memory that its host commits
+    /// on the first use (a hypervisor's, a test machine's) stays uncommitted.
+    ///
+    /// # Safety
+    /// 1. `storage` is valid for reads and writes of [`MemMap::layout`]`(range)` and aligned to it.
+    /// 2. Nobody else uses that memory from now on, ever.
+    /// 3. Each of its bytes is 0.
+    #[must_use]
+    pub unsafe fn new_zeroed_in(range: PfnRange, storage: NonNull<u8>) -> Self {
+        let first = storage.cast::<Page>().as_ptr();
+        // SAFETY: obligations 1 and 3: a `Page` is made of integers, for which zero is a value; obligation 2 gives the
+        // memory away for ever.
+        let pages = unsafe { core::slice::from_raw_parts(first, range.nr_pages()) };
         Self { range, pages }
+    }
+
+    /// Marks the frames of `range` as not for the allocator: firmware, the kernel's image, boot allocations, holes. Frames
+    /// without descriptor do not count. Linux: `reserve_bootmem_region`, `SetPageReserved`.
+    ///
+    /// # Context
+    /// At boot, or by the owner of the frames: nobody else changes their flags meanwhile.
+    pub fn reserve(&self, range: PfnRange) {
+        for pfn in range.intersect(self.range).iter() {
+            self.page(pfn).reserve();
+        }
     }
 
     /// The frames that have descriptors.

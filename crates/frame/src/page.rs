@@ -70,12 +70,13 @@ bitflags! {
 const FLAG_BITS: u64 = (1 << 48) - 1;
 const ZONE_SHIFT: u32 = 56;
 const NODE_SHIFT: u32 = 48;
-/// A link to nothing.
-const NO_LINK: u64 = u64::MAX;
 
 /// What is known of one page frame.
 ///
 /// Every field is atomic, so descriptors are shared freely; what a field means is settled by the frame's owner.
+///
+/// 64 zero bytes are a fresh descriptor, the same as [`Page::new`]: links are kept plus one, and the map count counts
+/// from 0. So descriptors in zeroed memory need no set-up, and the memory of those that nobody asked for is never touched.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct Page {
@@ -99,17 +100,17 @@ impl Default for Page {
 }
 
 impl Page {
-    /// A frame that nobody may allocate yet: [`PageFlags::RESERVED`], no count.
+    /// A frame of which nothing is known yet: no flags, no count, no links.
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            flags: AtomicU64::new(PageFlags::RESERVED.bits()),
-            lru_prev: AtomicU64::new(NO_LINK),
-            lru_next: AtomicU64::new(NO_LINK),
+            flags: AtomicU64::new(0),
+            lru_prev: AtomicU64::new(0),
+            lru_next: AtomicU64::new(0),
             mapping: AtomicU64::new(0),
             index: AtomicU64::new(0),
             private: AtomicU64::new(0),
-            map_count: AtomicI32::new(-1),
+            map_count: AtomicI32::new(0),
             ref_count: AtomicI32::new(0),
             owner: AtomicU64::new(0),
         }
@@ -145,6 +146,12 @@ impl Page {
     /// Clears `flags`; whether all of them were set before.
     pub fn test_and_clear(&self, flags: PageFlags) -> bool {
         self.flags.fetch_and(!flags.bits(), Ordering::AcqRel) & flags.bits() == flags.bits()
+    }
+
+    /// Marks the frame as not for the allocator. Nobody else changes its flags meanwhile. Linux: `__SetPageReserved`.
+    pub(crate) fn reserve(&self) {
+        let flags = self.flags.load(Ordering::Relaxed) | PageFlags::RESERVED.bits();
+        self.flags.store(flags, Ordering::Relaxed);
     }
 
     /// Replaces all flags, keeping zone and node. For the allocator, which owns the frame alone.
@@ -199,10 +206,10 @@ impl Page {
         before == 1
     }
 
-    /// How many page-table entries of processes map the page. Linux: `page_mapcount`.
+    /// How many page-table entries of processes map the page. Linux: `page_mapcount`, which is `_mapcount` plus one.
     #[must_use]
     pub fn map_count(&self) -> i32 {
-        self.map_count.load(Ordering::Acquire) + 1
+        self.map_count.load(Ordering::Acquire)
     }
 
     /// One more entry maps the page. Linux: `page_add_rmap`.
@@ -213,13 +220,13 @@ impl Page {
     /// One entry fewer maps the page; whether it was the last. Linux: `page_remove_rmap`.
     pub fn dec_map_count(&self) -> bool {
         let before = self.map_count.fetch_sub(1, Ordering::AcqRel);
-        debug_assert!(before >= 0, "a page that no entry maps was unmapped");
-        before == 0
+        debug_assert!(before > 0, "a page that no entry maps was unmapped");
+        before == 1
     }
 
     /// Back to "no entry maps it". For the allocator, which owns the frame alone.
     pub fn reset_map_count(&self) {
-        self.map_count.store(-1, Ordering::Relaxed);
+        self.map_count.store(0, Ordering::Relaxed);
     }
 
     /// The owner's word: order of a free block, buffer, swap entry, entries in use of a page table.
@@ -300,15 +307,11 @@ impl Page {
     reason = "usize has 64 bits on every supported target"
 )]
 fn link(word: &AtomicU64) -> Option<Pfn> {
-    match word.load(Ordering::Relaxed) {
-        NO_LINK => None,
-        index => Some(Pfn::new(index as usize)),
-    }
+    let index = word.load(Ordering::Relaxed).checked_sub(1)?;
+    Some(Pfn::new(index as usize))
 }
 
 fn set_link(word: &AtomicU64, to: Option<Pfn>) {
-    word.store(
-        to.map_or(NO_LINK, |pfn| pfn.index() as u64),
-        Ordering::Relaxed,
-    );
+    let value = to.map_or(0, |pfn| (pfn.index() as u64).wrapping_add(1));
+    word.store(value, Ordering::Relaxed);
 }

@@ -6,6 +6,7 @@
     reason = "tests lay out their own storage"
 )]
 
+use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use kmm_frame::{MemMap, MemMapError, NodeId, Page, PageFlags, Pfn, PfnRange, PhysAddr, ZoneType};
@@ -59,19 +60,99 @@ fn a_map_wants_a_descriptor_for_each_frame() {
 }
 
 #[test]
-fn a_map_laid_into_storage_has_reserved_frames() {
+fn a_map_laid_into_storage_has_fresh_descriptors() {
     let range = PfnRange::with_len(Pfn::new(7), 33);
     let layout = MemMap::layout(range).unwrap();
     // SAFETY: the layout has a size.
     let storage = unsafe { std::alloc::alloc(layout) };
+    // SAFETY: that many bytes are there.
+    unsafe { storage.write_bytes(0xff, layout.size()) };
     // SAFETY: just as large and aligned as asked, and never freed.
     let map = unsafe { MemMap::new_in(range, NonNull::new(storage).unwrap()) };
     for pfn in range.iter() {
         let page = map.page(pfn);
-        assert_eq!(page.flags(), PageFlags::RESERVED);
+        assert_eq!(page.flags(), PageFlags::empty());
         assert_eq!((page.ref_count(), page.map_count()), (0, 0));
         assert_eq!((page.lru_next(), page.lru_prev()), (None, None));
     }
+}
+
+#[test]
+fn zero_bytes_are_a_fresh_descriptor() {
+    // SAFETY: as large, and made of integers.
+    let bytes: [u64; 8] = unsafe { core::mem::transmute(Page::new()) };
+    assert_eq!(bytes, [0; 8]);
+    // Nor does anything else than zero come out of a page that was used and given back.
+    let map = map(0, 2);
+    let page = map.page(Pfn::ZERO);
+    page.set_lru_next(Some(Pfn::ZERO));
+    page.set_lru_prev(Some(Pfn::new(1)));
+    assert_eq!(page.lru_next(), Some(Pfn::ZERO));
+    page.inc_map_count();
+    page.set_lru_next(None);
+    page.set_lru_prev(None);
+    assert!(page.dec_map_count());
+    // SAFETY: a descriptor is eight words, and nobody writes them now.
+    let words = unsafe { core::ptr::from_ref(page).cast::<[u64; 8]>().read() };
+    assert_eq!(words, [0; 8]);
+}
+
+#[test]
+fn zeroed_storage_is_not_touched() {
+    // 1 TiB of frames: 16 GiB of descriptors, of which this machine gets a few pages.
+    let range = PfnRange::with_len(Pfn::ZERO, 1 << 28);
+    let layout = MemMap::layout(range).unwrap();
+    assert_eq!(layout.size(), 16 << 30);
+    // Zeroed memory comes untouched only where nobody asks for more alignment than words have.
+    let room = Layout::array::<u64>(layout.size() / 8 + 8).unwrap();
+    // SAFETY: the layout has a size.
+    let storage = NonNull::new(unsafe { std::alloc::alloc_zeroed(room) }).unwrap();
+    let skipped = storage.align_offset(layout.align());
+    // SAFETY: at most the alignment, which there is room for.
+    let storage = unsafe { storage.add(skipped) };
+    let before = resident_kib();
+    // SAFETY: just as large and aligned as asked, zeroed, and never freed.
+    let map = unsafe { MemMap::new_zeroed_in(range, storage) };
+    map.page(Pfn::new((1 << 28) - 1)).set_ref_count(1);
+    map.page(Pfn::new(1 << 20)).set_ref_count(1);
+    assert_eq!(map.page(Pfn::new(1 << 21)).flags(), PageFlags::empty());
+    assert!(
+        resident_kib() - before < 16 << 10,
+        "descriptors were touched"
+    );
+}
+
+/// Linux's own count of what this process has; 0 where there is none.
+fn resident_kib() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
+        .unwrap_or(0)
+}
+
+#[test]
+fn reserved_is_what_was_reserved() {
+    let map = map(10, 20);
+    map.page(Pfn::new(12)).set(PageFlags::TABLE);
+    map.page(Pfn::new(12))
+        .set_place(ZoneType::Normal, NodeId::new(1));
+    map.reserve(PfnRange::new(Pfn::new(5), Pfn::new(13)));
+    map.reserve(PfnRange::new(Pfn::new(29), Pfn::new(1000)));
+    map.reserve(PfnRange::new(Pfn::new(500), Pfn::new(501)));
+    for pfn in map.range().iter() {
+        let is_reserved = matches!(pfn.index(), ..13 | 29);
+        assert_eq!(
+            map.page(pfn).test(PageFlags::RESERVED),
+            is_reserved,
+            "{pfn}"
+        );
+    }
+    let page = map.page(Pfn::new(12));
+    assert!(page.test(PageFlags::TABLE | PageFlags::RESERVED));
+    assert_eq!(
+        (page.zone_type(), page.node()),
+        (ZoneType::Normal, NodeId::new(1))
+    );
 }
 
 #[test]
@@ -90,6 +171,7 @@ fn overhead_is_one_and_a_half_percent() {
 fn every_field_keeps_what_it_is_given() {
     let map = map(0, 2);
     let (page, other) = (map.page(Pfn::new(0)), map.page(Pfn::new(1)));
+    page.set(PageFlags::RESERVED);
     page.set_place(ZoneType::Dma32, NodeId::new(3));
     page.set_private(11);
     page.set_mapping(0xffff_8880_0000_1000);

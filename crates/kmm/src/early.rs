@@ -155,7 +155,7 @@ impl<H: Host> Early<H> {
         self.memory
     }
 
-    /// The descriptors: all reserved.
+    /// The descriptors. Which frames are reserved they say when the manager is built.
     #[must_use]
     pub const fn mem_map(&self) -> MemMap {
         self.map

@@ -140,9 +140,13 @@ impl<H: Host> Manager<H> {
             zones.add_present(range);
         }
         let boot = memblock.accounting();
+        let mut reserved_start = map.range().start();
         for range in memblock.hand_over()? {
+            map.reserve(PfnRange::new(reserved_start, range.start()));
             zones.free_at_boot(range).map_err(|_| BuildError::Zones)?;
+            reserved_start = range.end();
         }
+        map.reserve(PfnRange::new(reserved_start, map.range().end()));
         // SAFETY: as in `Manager::mapper`.
         let mapper = unsafe { Mapper::new(host.ptes(), zones, map, space.levels, kernel_tables) };
         let config = VmallocConfig {

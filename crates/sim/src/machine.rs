@@ -1,9 +1,11 @@
 //! The machine.
 
+use core::alloc::Layout;
+use core::ptr::NonNull;
 use std::sync::OnceLock;
 
 use kmm_frame::memblock::FirmwareRegion;
-use kmm_frame::{MemMap, PAGE_SIZE, Page, Pfn, PfnRange, PhysAddr, VirtAddr};
+use kmm_frame::{MemMap, PAGE_SIZE, Pfn, PfnRange, PhysAddr, VirtAddr};
 use kmm_host::{CpuId, Host};
 use lock_api::RawMutex as _;
 
@@ -129,15 +131,17 @@ impl Machine {
         self.inner.ram.contains(pfn)
     }
 
-    /// Descriptors for every frame, outside the machine's own RAM; for tests that do not boot a whole manager.
-    ///
-    /// # Panics
-    /// Never: there is a descriptor for each frame.
+    /// Descriptors for every frame, outside the machine's own RAM; for tests that do not boot a whole manager. Those of
+    /// holes are reserved; the others take memory only when they are used.
     pub fn mem_map(&self) -> MemMap {
         *self.map.get_or_init(|| {
-            let range = self.spanned();
-            let pages: Vec<_> = range.iter().map(|_| Page::new()).collect();
-            MemMap::new(range, pages.leak()).unwrap_or_else(|error| panic!("{error}"))
+            let map = lazy_map(self.spanned());
+            let mut hole_start = self.spanned().start();
+            for ram in self.ram() {
+                map.reserve(PfnRange::new(hole_start, ram.start()));
+                hole_start = ram.end();
+            }
+            map
         })
     }
 
@@ -258,6 +262,23 @@ impl Machine {
     pub fn fill_frame(&self, pfn: Pfn, byte: u8) {
         self.inner.ram.fill(pfn, byte);
     }
+}
+
+/// Fresh descriptors of `range`, whose memory is taken when they are used.
+#[expect(unsafe_code, reason = "lays descriptors into zeroed memory")]
+fn lazy_map(range: PfnRange) -> MemMap {
+    let layout = MemMap::layout(range).unwrap_or_else(|| panic!("{range:?} has no end"));
+    // Zeroed memory comes untouched only where nobody asks for more alignment than words have.
+    let room = Layout::array::<u64>((layout.size() + layout.align()) / size_of::<u64>());
+    let room = room.unwrap_or_else(|error| panic!("{range:?}: {error}"));
+    // SAFETY: a machine has RAM, so the layout has a size.
+    let storage = unsafe { std::alloc::alloc_zeroed(room) };
+    let storage = NonNull::new(storage).unwrap_or_else(|| std::alloc::handle_alloc_error(room));
+    let skipped = storage.align_offset(layout.align());
+    // SAFETY: at most the alignment, which there is room for.
+    let aligned = unsafe { storage.add(skipped) };
+    // SAFETY: as large and aligned as asked, zeroed, ours alone, and never freed.
+    unsafe { MemMap::new_zeroed_in(range, aligned) }
 }
 
 /// Cuts `len` bytes at `va` where pages end: offsets and lengths.

@@ -178,12 +178,14 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         }
     }
 
-    /// Gives frames that are present and reserved to the allocator: at boot what memblock has left, later what only
-    /// boot needed. How many that were. Linux: `memblock_free_pages`, `free_reserved_area`.
+    /// Gives frames that are present, and the caller's alone, to the allocator: at boot what memblock has left, later what
+    /// only boot needed, which then is no longer reserved. How many that were.
+    ///
+    /// Linux: `memblock_free_pages`, `free_reserved_area`.
     ///
     /// # Errors
-    /// [`FreeError::OutsideZone`] if a frame is in no zone or in the device zone, [`FreeError::AlreadyFree`] if one was
-    /// given before; nothing has changed then.
+    /// [`FreeError::OutsideZone`] if a frame is in no zone or in the device zone, [`FreeError::AlreadyFree`] if one is free
+    /// or was handed out with a count; nothing has changed then.
     pub fn free_at_boot(&self, range: PfnRange) -> Result<usize, FreeError> {
         for pfn in range.iter() {
             let kind = self.layout.zone_of(pfn).ok_or(FreeError::OutsideZone)?;
@@ -191,7 +193,14 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             if kind == ZoneType::Device {
                 return Err(FreeError::OutsideZone);
             }
-            if !page.test(PageFlags::RESERVED) {
+            let is_used = page.ref_count() != 0 || page.private() != 0;
+            if is_used && !page.test(PageFlags::RESERVED) {
+                return Err(FreeError::AlreadyFree);
+            }
+        }
+        for zone in &self.zones {
+            let part = range.intersect(zone.range());
+            if zone.with_buddy(|buddy| part.iter().any(|pfn| buddy.free_block_of(pfn).is_some())) {
                 return Err(FreeError::AlreadyFree);
             }
         }
@@ -199,8 +208,11 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             let part = range.intersect(zone.range());
             for pfn in part.iter() {
                 let page = self.map.page(pfn);
-                page.reset_flags(PageFlags::empty());
-                page.set_ref_count(0);
+                if page.test(PageFlags::RESERVED) {
+                    page.reset_flags(PageFlags::empty());
+                    page.set_private(0);
+                    page.set_ref_count(0);
+                }
             }
             zone.with_buddy(|buddy| buddy.add_free_range(part))?;
             zone.add_managed(part.nr_pages());

@@ -165,6 +165,7 @@ pub fn boot<L: lock_api::RawMutex>(
     reserved: PfnRange,
     min_free: usize,
 ) {
+    zones.map().reserve(reserved);
     zones.add_present(ram);
     let low = PfnRange::new(ram.start(), reserved.start());
     let high = PfnRange::new(reserved.end(), ram.end());
