@@ -18,6 +18,7 @@ extern crate alloc;
 #[macro_use]
 mod console;
 mod arch;
+mod bench;
 mod boot;
 mod fallible;
 mod fs;

@@ -72,7 +72,12 @@ const OWN: &[Command] = &[
 ];
 
 /// All tables.
-const GROUPS: &[&[Command]] = &[OWN, crate::mm::COMMANDS, crate::process::COMMANDS];
+const GROUPS: &[&[Command]] = &[
+    OWN,
+    crate::mm::COMMANDS,
+    crate::process::COMMANDS,
+    crate::bench::COMMANDS,
+];
 
 static BOOT: Once<&'static BootInfo> = Once::new();
 
