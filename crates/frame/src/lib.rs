@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 
 mod addr;
+mod counts;
 mod gfp;
 pub mod memblock;
 mod memmap;
@@ -13,6 +14,9 @@ mod size;
 mod zone_type;
 
 pub use addr::{PhysAddr, VirtAddr};
+pub use counts::{
+    NodeCounts, NodeItem, NumaCounts, NumaItem, VmEvent, VmEventCounts, ZoneCounts, ZoneItem,
+};
 pub use gfp::Gfp;
 pub use memmap::{MemMap, MemMapError, Overhead};
 pub use numa::{

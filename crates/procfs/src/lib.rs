@@ -9,13 +9,14 @@ pub mod pagetypeinfo;
 pub mod pid;
 pub mod slabinfo;
 pub mod smaps;
-mod stats;
 pub mod swaps;
 pub mod vmallocinfo;
 pub mod vmstat;
 pub mod zoneinfo;
 
-pub use stats::{NodeStat, NodeStats, NumaStat, NumaStats, VmEvent, VmEvents, ZoneStat, ZoneStats};
+pub use kmm_frame::{
+    NodeCounts, NodeItem, NumaCounts, NumaItem, VmEvent, VmEventCounts, ZoneCounts, ZoneItem,
+};
 
 use kmm_frame::PAGE_SIZE;
 

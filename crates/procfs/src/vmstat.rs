@@ -2,23 +2,23 @@
 
 use core::fmt;
 
-use crate::{NodeStats, NumaStats, VmEvents, ZoneStats};
+use crate::{NodeCounts, NumaCounts, VmEventCounts, ZoneCounts};
 
 /// The counts of the whole machine. `Display` is the text.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Vmstat {
     /// Summed over zones.
-    pub zone: ZoneStats,
+    pub zone: ZoneCounts,
     /// Summed over zones.
-    pub numa: NumaStats,
+    pub numa: NumaCounts,
     /// Summed over nodes.
-    pub node: NodeStats,
+    pub node: NodeCounts,
     /// Dirty pages at which writers must wait.
     pub nr_dirty_threshold: u64,
     /// Dirty pages at which writing back begins.
     pub nr_dirty_background_threshold: u64,
     /// Summed over CPUs.
-    pub events: VmEvents,
+    pub events: VmEventCounts,
 }
 
 impl fmt::Display for Vmstat {

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{NodeStats, NumaStats, ZoneStats};
+use crate::{NodeCounts, NumaCounts, ZoneCounts};
 
 /// One zone's block of lines. `Display` is the text.
 ///
@@ -14,7 +14,7 @@ pub struct ZoneInfo<'a> {
     /// The zone.
     pub zone: &'a str,
     /// The node's counts; only with its first zone that has memory.
-    pub node_stats: Option<&'a NodeStats>,
+    pub node_stats: Option<&'a NodeCounts>,
     /// Free pages.
     pub free: u64,
     /// What the watermarks are raised by after fragmentation.
@@ -36,9 +36,9 @@ pub struct ZoneInfo<'a> {
     /// Pages kept from requests that prefer each higher zone.
     pub protection: &'a [u64],
     /// The zone's counts.
-    pub zone_stats: ZoneStats,
+    pub zone_stats: ZoneCounts,
     /// The zone's allocation counts.
-    pub numa_stats: NumaStats,
+    pub numa_stats: NumaCounts,
     /// Each CPU's page set.
     pub pagesets: &'a [Pageset],
     /// Whether reclaim gave up on the node.

@@ -18,7 +18,7 @@ use kmm_procfs::smaps::{SmapsArea, Usage};
 use kmm_procfs::vmallocinfo::{AreaKind, AreaLine};
 use kmm_procfs::zoneinfo::{Pageset, ZoneInfo};
 use kmm_procfs::{
-    NodeStat, NodeStats, NumaStat, NumaStats, VmEvent, ZoneStat, ZoneStats, buddyinfo, meminfo,
+    NodeCounts, NodeItem, NumaCounts, NumaItem, VmEvent, ZoneCounts, ZoneItem, buddyinfo, meminfo,
     pagetypeinfo, slabinfo, vmstat,
 };
 
@@ -218,16 +218,16 @@ fn zoneinfo_is_written_as_linux_writes_it() {
                 .find(|line| line.starts_with(&format!("{label} ")));
             line.map_or(0, |line| *numbers(line).last().unwrap())
         };
-        let mut node_stats = NodeStats::ZERO;
-        for &item in NodeStat::ALL {
+        let mut node_stats = NodeCounts::ZERO;
+        for item in NodeItem::ALL {
             node_stats[item] = value(item.name());
         }
-        let mut zone_stats = ZoneStats::ZERO;
-        for &item in ZoneStat::ALL {
+        let mut zone_stats = ZoneCounts::ZERO;
+        for item in ZoneItem::ALL {
             zone_stats[item] = value(item.name());
         }
-        let mut numa_stats = NumaStats::ZERO;
-        for &item in NumaStat::ALL {
+        let mut numa_stats = NumaCounts::ZERO;
+        for item in NumaItem::ALL {
             numa_stats[item] = value(item.name());
         }
         let protection = block
@@ -288,16 +288,16 @@ fn vmstat_is_written_as_linux_writes_it() {
         nr_dirty_background_threshold: value("nr_dirty_background_threshold"),
         ..Default::default()
     };
-    for &item in ZoneStat::ALL {
+    for item in ZoneItem::ALL {
         ours.zone[item] = value(item.name());
     }
-    for &item in NumaStat::ALL {
+    for item in NumaItem::ALL {
         ours.numa[item] = value(item.name());
     }
-    for &item in NodeStat::ALL {
+    for item in NodeItem::ALL {
         ours.node[item] = value(item.name());
     }
-    for &item in VmEvent::ALL {
+    for item in VmEvent::ALL {
         ours.events[item] = value(item.name());
     }
     same(&ours.to_string(), text);

@@ -6,7 +6,7 @@ use kmm_procfs::maps::{MapLine, Name, Perms};
 use kmm_procfs::pid::{Stat, TaskState};
 use kmm_procfs::swaps::{self, SwapKind, SwapLine};
 use kmm_procfs::vmallocinfo::{AreaKind, AreaLine};
-use kmm_procfs::{VmEvent, VmEvents, pages_to_kb};
+use kmm_procfs::{VmEvent, VmEventCounts, pages_to_kb};
 
 #[test]
 fn names_of_long_map_lines_follow_after_one_space() {
@@ -98,8 +98,8 @@ fn areas_of_several_nodes_and_of_no_caller() {
 
 #[test]
 fn counters_add_up() {
-    let mut sum = VmEvents::ZERO;
-    let mut cpu = VmEvents::ZERO;
+    let mut sum = VmEventCounts::ZERO;
+    let mut cpu = VmEventCounts::ZERO;
     cpu[VmEvent::Pgfault] = 3;
     cpu[VmEvent::Pgmajfault] = 1;
     sum.add(&cpu);

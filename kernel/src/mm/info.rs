@@ -13,7 +13,7 @@ use kmm::procfs::vmallocinfo::{AreaKind, AreaLine};
 use kmm::procfs::vmstat::Vmstat;
 use kmm::procfs::zoneinfo::{Pageset, ZoneInfo};
 use kmm::procfs::{
-    NodeStat, NodeStats, NumaStat, NumaStats, VmEvent, VmEvents, ZoneStat as ZoneItem, ZoneStats,
+    NodeCounts, NodeItem, NumaCounts, NumaItem, VmEvent, VmEventCounts, ZoneCounts, ZoneItem,
     pages_to_kb,
 };
 use kmm::vmalloc::AreaFlags;
@@ -244,8 +244,8 @@ fn node() -> u32 {
     u32::try_from(NodeId::ZERO.index()).unwrap_or(0)
 }
 
-fn zone_stats(zone: &ZoneStat) -> ZoneStats {
-    let mut stats = ZoneStats::ZERO;
+fn zone_stats(zone: &ZoneStat) -> ZoneCounts {
+    let mut stats = ZoneCounts::ZERO;
     stats[ZoneItem::FreePages] = zone.free as u64;
     for (item, counted) in LISTED.into_iter().zip(Counted::ALL) {
         stats[item] = zone.counts[counted] as u64;
@@ -255,12 +255,12 @@ fn zone_stats(zone: &ZoneStat) -> ZoneStats {
 
 /// What zones count, by the names of the text, in the order of [`Counted::ALL`].
 const LISTED: [ZoneItem; Counted::COUNT] = [
-    ZoneItem::ZoneInactiveAnon,
-    ZoneItem::ZoneActiveAnon,
-    ZoneItem::ZoneInactiveFile,
-    ZoneItem::ZoneActiveFile,
-    ZoneItem::ZoneUnevictable,
-    ZoneItem::ZoneWritePending,
+    ZoneItem::InactiveAnon,
+    ZoneItem::ActiveAnon,
+    ZoneItem::InactiveFile,
+    ZoneItem::ActiveFile,
+    ZoneItem::Unevictable,
+    ZoneItem::WritePending,
     ZoneItem::Mlock,
     ZoneItem::Bounce,
     ZoneItem::Zspages,
@@ -287,33 +287,33 @@ pub fn write_pagetypeinfo(out: &mut dyn Write) -> fmt::Result {
     pagetypeinfo::write(&mut out, zones)
 }
 
-fn numa_stats(zone: &ZoneStat) -> NumaStats {
-    let mut stats = NumaStats::ZERO;
-    stats[NumaStat::Hit] = zone.numa.hit;
-    stats[NumaStat::Miss] = zone.numa.miss;
-    stats[NumaStat::Foreign] = zone.numa.foreign;
-    stats[NumaStat::Interleave] = zone.numa.interleave;
-    stats[NumaStat::Local] = zone.numa.local;
-    stats[NumaStat::Other] = zone.numa.other;
+fn numa_stats(zone: &ZoneStat) -> NumaCounts {
+    let mut stats = NumaCounts::ZERO;
+    stats[NumaItem::Hit] = zone.numa.hit;
+    stats[NumaItem::Miss] = zone.numa.miss;
+    stats[NumaItem::Foreign] = zone.numa.foreign;
+    stats[NumaItem::Interleave] = zone.numa.interleave;
+    stats[NumaItem::Local] = zone.numa.local;
+    stats[NumaItem::Other] = zone.numa.other;
     stats
 }
 
-fn node_stats(held: &Held) -> NodeStats {
+fn node_stats(held: &Held) -> NodeCounts {
     let slab = manager().slub().nr_pages();
-    let mut stats = NodeStats::ZERO;
-    stats[NodeStat::AnonPages] = held.anon_mapped;
-    stats[NodeStat::Mapped] = held.file_mapped;
-    stats[NodeStat::FilePages] = held.file;
-    stats[NodeStat::Shmem] = held.file;
-    stats[NodeStat::SlabReclaimable] = slab.reclaimable as u64;
-    stats[NodeStat::SlabUnreclaimable] = slab.unreclaimable as u64;
-    stats[NodeStat::KernelStack] = (stack::nr_stacks() * stack::STACK_BYTES / 1024) as u64;
-    stats[NodeStat::PageTablePages] = held.tables;
+    let mut stats = NodeCounts::ZERO;
+    stats[NodeItem::AnonPages] = held.anon_mapped;
+    stats[NodeItem::Mapped] = held.file_mapped;
+    stats[NodeItem::FilePages] = held.file;
+    stats[NodeItem::Shmem] = held.file;
+    stats[NodeItem::SlabReclaimable] = slab.reclaimable as u64;
+    stats[NodeItem::SlabUnreclaimable] = slab.unreclaimable as u64;
+    stats[NodeItem::KernelStack] = (stack::nr_stacks() * stack::STACK_BYTES / 1024) as u64;
+    stats[NodeItem::PageTablePages] = held.tables;
     stats
 }
 
-fn vm_events() -> VmEvents {
-    let mut events = VmEvents::ZERO;
+fn vm_events() -> VmEventCounts {
+    let mut events = VmEventCounts::ZERO;
     for zone in manager().pages().stats() {
         let alloc = match zone.kind {
             ZoneType::Dma => VmEvent::PgallocDma,

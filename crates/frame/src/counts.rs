@@ -1,6 +1,10 @@
-//! The counters of the memory manager, by Linux's names and in Linux's order (Debian's 6.1 for x86-64).
+//! What Linux counts of memory: by its names and in the order of its texts (Debian's 6.1 for x86-64).
+//!
+//! Words only: who counts is `kmm_zone`, who writes the texts is `kmm_procfs`.
 
 use core::ops::{Index, IndexMut};
+
+use crate::ZoneType;
 
 macro_rules! counters {
     ($(#[$doc:meta])* $item:ident, $(#[$set_doc:meta])* $set:ident { $($variant:ident $name:literal,)* }) => {
@@ -11,27 +15,41 @@ macro_rules! counters {
         pub enum $item { $($variant,)* }
 
         impl $item {
+            /// How many there are.
+            pub const COUNT: usize = [$(Self::$variant,)*].len();
             /// Every counter, in the order of the text.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            pub const ALL: [Self; Self::COUNT] = [$(Self::$variant,)*];
 
             /// The name in the text.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
             }
+
+            /// The counter as an index.
+            #[must_use]
+            pub const fn index(self) -> usize {
+                self as usize
+            }
         }
 
         $(#[$set_doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        pub struct $set([u64; $item::ALL.len()]);
+        pub struct $set([u64; $item::COUNT]);
 
         impl $set {
             /// All at 0.
-            pub const ZERO: Self = Self([0; $item::ALL.len()]);
+            pub const ZERO: Self = Self([0; $item::COUNT]);
+
+            /// Each counter with what `value` says of it.
+            #[must_use]
+            pub fn from_fn(value: impl FnMut($item) -> u64) -> Self {
+                Self($item::ALL.map(value))
+            }
 
             /// Each name with its value, in the order of the text.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-                $item::ALL.iter().map(|&item| (item.name(), self[item]))
+                $item::ALL.into_iter().map(|item| (item.name(), self[item]))
             }
 
             /// Adds each value of `other`.
@@ -65,16 +83,16 @@ macro_rules! counters {
 
 counters! {
     /// A count of a zone, in pages. Linux: `enum zone_stat_item`.
-    ZoneStat,
+    ZoneItem,
     /// The counts of a zone.
-    ZoneStats {
+    ZoneCounts {
         FreePages "nr_free_pages",
-        ZoneInactiveAnon "nr_zone_inactive_anon",
-        ZoneActiveAnon "nr_zone_active_anon",
-        ZoneInactiveFile "nr_zone_inactive_file",
-        ZoneActiveFile "nr_zone_active_file",
-        ZoneUnevictable "nr_zone_unevictable",
-        ZoneWritePending "nr_zone_write_pending",
+        InactiveAnon "nr_zone_inactive_anon",
+        ActiveAnon "nr_zone_active_anon",
+        InactiveFile "nr_zone_inactive_file",
+        ActiveFile "nr_zone_active_file",
+        Unevictable "nr_zone_unevictable",
+        WritePending "nr_zone_write_pending",
         Mlock "nr_mlock",
         Bounce "nr_bounce",
         Zspages "nr_zspages",
@@ -84,9 +102,9 @@ counters! {
 
 counters! {
     /// An allocation count of a zone. Linux: `enum numa_stat_item`.
-    NumaStat,
+    NumaItem,
     /// The allocation counts of a zone.
-    NumaStats {
+    NumaCounts {
         Hit "numa_hit",
         Miss "numa_miss",
         Foreign "numa_foreign",
@@ -98,9 +116,9 @@ counters! {
 
 counters! {
     /// A count of a node, mostly in pages. Linux: `enum node_stat_item`.
-    NodeStat,
+    NodeItem,
     /// The counts of a node.
-    NodeStats {
+    NodeCounts {
         InactiveAnon "nr_inactive_anon",
         ActiveAnon "nr_active_anon",
         InactiveFile "nr_inactive_file",
@@ -151,7 +169,7 @@ counters! {
     /// Something that happens. Linux: `enum vm_event_item`.
     VmEvent,
     /// How often each thing happened.
-    VmEvents {
+    VmEventCounts {
         Pgpgin "pgpgin",
         Pgpgout "pgpgout",
         Pswpin "pswpin",
@@ -260,5 +278,43 @@ counters! {
         CowKsm "cow_ksm",
         DirectMapLevel2Splits "direct_map_level2_splits",
         DirectMapLevel3Splits "direct_map_level3_splits",
+    }
+}
+
+impl VmEvent {
+    /// Pages of a zone handed out. Linux: `__count_zid_vm_events(PGALLOC, ...)`.
+    #[must_use]
+    pub const fn pgalloc(zone: ZoneType) -> Self {
+        match zone {
+            ZoneType::Dma => Self::PgallocDma,
+            ZoneType::Dma32 => Self::PgallocDma32,
+            ZoneType::Normal | ZoneType::HighMem => Self::PgallocNormal,
+            ZoneType::Movable => Self::PgallocMovable,
+            ZoneType::Device => Self::PgallocDevice,
+        }
+    }
+
+    /// A request that `zone` could serve at best waited for reclaim. Linux: `__count_zid_vm_events(ALLOCSTALL, ...)`.
+    #[must_use]
+    pub const fn allocstall(zone: ZoneType) -> Self {
+        match zone {
+            ZoneType::Dma => Self::AllocstallDma,
+            ZoneType::Dma32 => Self::AllocstallDma32,
+            ZoneType::Normal | ZoneType::HighMem => Self::AllocstallNormal,
+            ZoneType::Movable => Self::AllocstallMovable,
+            ZoneType::Device => Self::AllocstallDevice,
+        }
+    }
+
+    /// A page of `zone` that reclaim passed over. Linux: `__count_zid_vm_events(PGSCAN_SKIP, ...)`.
+    #[must_use]
+    pub const fn pgskip(zone: ZoneType) -> Self {
+        match zone {
+            ZoneType::Dma => Self::PgskipDma,
+            ZoneType::Dma32 => Self::PgskipDma32,
+            ZoneType::Normal | ZoneType::HighMem => Self::PgskipNormal,
+            ZoneType::Movable => Self::PgskipMovable,
+            ZoneType::Device => Self::PgskipDevice,
+        }
     }
 }
