@@ -1,5 +1,7 @@
 //! What an allocation may do, and where it may look.
 
+use core::fmt;
+
 use bitflags::bitflags;
 
 use crate::zone_type::{MigrateType, ZoneType};
@@ -56,6 +58,8 @@ bitflags! {
         const THISNODE = 0x20_0000;
         /// Counted to the caller's account. Linux: `__GFP_ACCOUNT`.
         const ACCOUNT = 0x40_0000;
+        /// Clears memory tags with the page; there are none on x86. Linux: `__GFP_ZEROTAGS`.
+        const ZEROTAGS = 0x80_0000;
 
         /// Both kinds of reclaim. Linux: `__GFP_RECLAIM`; `__GFP_WAIT` of old.
         const RECLAIM = Self::DIRECT_RECLAIM.bits() | Self::KSWAPD_RECLAIM.bits();
@@ -75,7 +79,25 @@ bitflags! {
         const HIGHUSER = Self::USER.bits() | Self::HIGHMEM.bits();
         /// For a user process, migratable. Linux: `GFP_HIGHUSER_MOVABLE`.
         const HIGHUSER_MOVABLE = Self::HIGHUSER.bits() | Self::MOVABLE_PAGE.bits();
+        /// Kernel memory that is counted to the caller's account. Linux: `GFP_KERNEL_ACCOUNT`.
+        const KERNEL_ACCOUNT = Self::KERNEL.bits() | Self::ACCOUNT.bits();
+        /// A huge page if there is one at once. Linux: `GFP_TRANSHUGE_LIGHT`.
+        const TRANSHUGE_LIGHT = Self::HIGHUSER_MOVABLE.bits() & !Self::RECLAIM.bits()
+            | Self::COMP.bits() | Self::NOMEMALLOC.bits() | Self::NOWARN.bits();
+        /// A huge page that is worth some waiting. Linux: `GFP_TRANSHUGE`.
+        const TRANSHUGE = Self::TRANSHUGE_LIGHT.bits() | Self::DIRECT_RECLAIM.bits();
     }
+}
+
+/// Names of old. They print by today's names.
+impl Gfp {
+    /// May wait: today's two kinds of reclaim. Linux before 4.4: `__GFP_WAIT`.
+    pub const WAIT: Self = Self::RECLAIM;
+    /// A page that no CPU has in its cache. It has asked for nothing since Linux 4.15 and is no bit any more; Linux before:
+    /// `__GFP_COLD`.
+    pub const COLD: Self = Self::empty();
+    /// Tries again. Linux before 4.13: `__GFP_REPEAT`.
+    pub const REPEAT: Self = Self::RETRY_MAYFAIL;
 }
 
 impl Gfp {
@@ -116,3 +138,70 @@ impl Gfp {
         }
     }
 }
+
+/// As in a trace or a report: `GFP_KERNEL|__GFP_ZERO`. No flag prints nothing, bits without a name print in hexadecimal.
+///
+/// Linux: `%pGg`, `__def_gfpflag_names`, include/trace/events/mmflags.h.
+impl fmt::Display for Gfp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut left = *self;
+        for (flags, name) in NAMES {
+            if left.is_empty() {
+                return Ok(());
+            }
+            if !left.contains(flags) {
+                continue;
+            }
+            left = left.difference(flags);
+            f.write_str(name)?;
+            if !left.is_empty() {
+                f.write_str("|")?;
+            }
+        }
+        if left.is_empty() {
+            Ok(())
+        } else {
+            write!(f, "{:#x}", left.bits())
+        }
+    }
+}
+
+/// Names in the order in which flags are looked for: the larger sets first.
+const NAMES: [(Gfp, &str); 36] = [
+    (Gfp::TRANSHUGE, "GFP_TRANSHUGE"),
+    (Gfp::TRANSHUGE_LIGHT, "GFP_TRANSHUGE_LIGHT"),
+    (Gfp::HIGHUSER_MOVABLE, "GFP_HIGHUSER_MOVABLE"),
+    (Gfp::HIGHUSER, "GFP_HIGHUSER"),
+    (Gfp::USER, "GFP_USER"),
+    (Gfp::KERNEL_ACCOUNT, "GFP_KERNEL_ACCOUNT"),
+    (Gfp::KERNEL, "GFP_KERNEL"),
+    (Gfp::NOFS, "GFP_NOFS"),
+    (Gfp::ATOMIC, "GFP_ATOMIC"),
+    (Gfp::NOIO, "GFP_NOIO"),
+    (Gfp::NOWAIT, "GFP_NOWAIT"),
+    (Gfp::DMA, "GFP_DMA"),
+    (Gfp::HIGHMEM, "__GFP_HIGHMEM"),
+    (Gfp::DMA32, "GFP_DMA32"),
+    (Gfp::HIGH, "__GFP_HIGH"),
+    (Gfp::ATOMIC_CALLER, "__GFP_ATOMIC"),
+    (Gfp::IO, "__GFP_IO"),
+    (Gfp::FS, "__GFP_FS"),
+    (Gfp::NOWARN, "__GFP_NOWARN"),
+    (Gfp::RETRY_MAYFAIL, "__GFP_RETRY_MAYFAIL"),
+    (Gfp::NOFAIL, "__GFP_NOFAIL"),
+    (Gfp::NORETRY, "__GFP_NORETRY"),
+    (Gfp::COMP, "__GFP_COMP"),
+    (Gfp::ZERO, "__GFP_ZERO"),
+    (Gfp::NOMEMALLOC, "__GFP_NOMEMALLOC"),
+    (Gfp::MEMALLOC, "__GFP_MEMALLOC"),
+    (Gfp::HARDWALL, "__GFP_HARDWALL"),
+    (Gfp::THISNODE, "__GFP_THISNODE"),
+    (Gfp::RECLAIMABLE, "__GFP_RECLAIMABLE"),
+    (Gfp::MOVABLE_PAGE, "__GFP_MOVABLE"),
+    (Gfp::ACCOUNT, "__GFP_ACCOUNT"),
+    (Gfp::WRITE, "__GFP_WRITE"),
+    (Gfp::RECLAIM, "__GFP_RECLAIM"),
+    (Gfp::DIRECT_RECLAIM, "__GFP_DIRECT_RECLAIM"),
+    (Gfp::KSWAPD_RECLAIM, "__GFP_KSWAPD_RECLAIM"),
+    (Gfp::ZEROTAGS, "__GFP_ZEROTAGS"),
+];
