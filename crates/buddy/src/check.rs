@@ -135,7 +135,7 @@ mod tests {
     use kmm_frame::{MemMap, Page, PageFlags};
 
     use super::*;
-    use crate::FreeBits;
+    use crate::{FreeBits, Pageblocks};
 
     /// 4096 frames: 32 from 0, 8 from 40, 8 from 56, and all from 1024 on are free.
     fn sound() -> Buddy {
@@ -146,7 +146,7 @@ mod tests {
             .iter()
             .for_each(|pfn| map.page(pfn).clear(PageFlags::RESERVED));
         let storage = vec![FreeBits::EMPTY; Buddy::storage_for(range)];
-        let mut buddy = Buddy::new(range, map, storage.leak()).unwrap();
+        let mut buddy = Buddy::new(range, map, storage.leak(), Pageblocks::EMPTY).unwrap();
         for (start, end) in [(0, 32), (40, 48), (56, 64), (1024, 4096)] {
             let range = PfnRange::new(Pfn::new(start), Pfn::new(end));
             buddy.add_free_range(range).unwrap();

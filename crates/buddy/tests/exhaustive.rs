@@ -7,7 +7,7 @@ use std::collections::{HashSet, VecDeque};
 
 use common::{Oracle, empty, frames, full, map_of, order, sorted};
 use kmm_buddy::{Buddy, FreeBlock};
-use kmm_frame::{Order, Pfn};
+use kmm_frame::{MigrateType, Order, Pfn};
 
 /// A block of a state: first frame, order, whether it is free.
 type Block = (usize, u8, bool);
@@ -30,7 +30,7 @@ fn states(pfn: usize, n: u8) -> Vec<Vec<Block>> {
 
 /// Brings the zone from whatever state into this one.
 fn rebuild(buddy: &mut Buddy, state: &[Block]) {
-    while buddy.take(Order::ZERO).is_ok() {}
+    while buddy.take(Order::ZERO, MigrateType::Movable).is_ok() {}
     for &(pfn, n, _) in state.iter().filter(|block| block.2) {
         buddy.add_free_range(frames(pfn, pfn + (1 << n))).unwrap();
     }
@@ -73,7 +73,7 @@ fn every_state_of_sixteen_frames() {
         for o in (0..=4).map(order) {
             let fits = blocks.iter().filter(|b| b.1 >= o.get());
             let smallest = fits.map(|b| b.1).min();
-            match (buddy.take(o), smallest) {
+            match (buddy.take(o, MigrateType::Movable), smallest) {
                 (Ok(pfn), Some(smallest)) => {
                     let pfn = pfn.index();
                     let lowest = blocks.iter().find(|b| b.1 == smallest);
@@ -95,7 +95,7 @@ fn every_state_of_sixteen_frames() {
         let pages: Vec<usize> = pages.collect();
         let most = [pages.len() / 2, 17][nr_ops % 2];
         let mut taken = Vec::with_capacity(16);
-        buddy.take_pages(most, |pfn| taken.push(pfn.index()));
+        buddy.take_pages(most, MigrateType::Movable, |pfn| taken.push(pfn.index()));
         assert_eq!(taken, pages[..most.min(pages.len())], "{state:?}");
         let left = taken.iter().fold(free, |free, pfn| free & !(1 << pfn));
         assert_eq!(sorted(buddy.free_blocks()), merged(left), "{state:?}");

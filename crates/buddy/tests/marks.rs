@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Random, empty, frames, full, map_of, sorted};
-use kmm_frame::{MemMap, Order, PageFlags, Pfn, PfnRange};
+use kmm_frame::{MemMap, MigrateType, Order, PageFlags, Pfn, PfnRange};
 
 /// Every word of a descriptor but the reserved flag, which the allocator reads.
 fn words(map: MemMap, pfn: Pfn) -> (PageFlags, u64, u64, i32, Option<Pfn>, Option<Pfn>) {
@@ -36,9 +36,14 @@ fn descriptors_are_left_alone() {
     let before: Vec<_> = range.iter().map(|pfn| words(map, pfn)).collect();
     buddy.add_free_range(range).unwrap();
     let order = Order::new(3).unwrap();
-    let held: Vec<Pfn> = (0..100).map(|_| buddy.take(order).unwrap()).collect();
+    let held: Vec<Pfn> = (0..100)
+        .map(|_| buddy.take(order, MigrateType::Movable).unwrap())
+        .collect();
     let mut pages = Vec::new();
-    assert_eq!(buddy.take_pages(700, |pfn| pages.push(pfn)), 700);
+    assert_eq!(
+        buddy.take_pages(700, MigrateType::Movable, |pfn| pages.push(pfn)),
+        700
+    );
     held.iter().for_each(|&pfn| buddy.put(pfn, order).unwrap());
     pages
         .iter()
@@ -64,7 +69,7 @@ fn forged_marks_hand_out_no_frame_twice() {
         for _ in 0..2_000 {
             if random.below(2) == 0 {
                 let order = random.order(4);
-                if let Ok(pfn) = buddy.take(order) {
+                if let Ok(pfn) = buddy.take(order, MigrateType::Movable) {
                     let taken = inside(pfn, order);
                     assert!(!held.iter().any(|(&p, &o)| inside(p, o).overlaps(taken)));
                     held.insert(pfn, order);

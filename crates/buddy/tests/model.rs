@@ -5,7 +5,7 @@ mod common;
 
 use common::{Oracle, Random, empty, frames, full, map_of, order, sorted};
 use kmm_buddy::{Buddy, FreeError};
-use kmm_frame::{MAX_ORDER, PageFlags, Pfn, PfnRange};
+use kmm_frame::{MAX_ORDER, MigrateType, PageFlags, Pfn, PfnRange};
 
 fn run(random: &mut Random, range: PfnRange, nr_ops: usize, most: u8) {
     let mut buddy = full(range);
@@ -94,7 +94,7 @@ fn emptied_and_refilled_it_is_as_it_was() {
             let mut held = Vec::new();
             let mut wanted = order(most);
             loop {
-                match (buddy.take(wanted), wanted.down()) {
+                match (buddy.take(wanted, MigrateType::Movable), wanted.down()) {
                     (Ok(pfn), _) => held.push((pfn, wanted)),
                     (Err(_), Some(smaller)) => wanted = smaller,
                     (Err(_), None) => break,

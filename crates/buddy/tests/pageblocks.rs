@@ -169,7 +169,7 @@ fn free_blocks_count_under_the_pageblock_they_start_in() {
     let mut held = Vec::new();
     for _ in 0..400 {
         match random.below(3) {
-            0 => held.extend(buddy.take(random.order(9))),
+            0 => held.extend(buddy.take(random.order(9), MigrateType::Movable)),
             1 if !held.is_empty() => {
                 let pfn: Pfn = held.swap_remove(random.below(held.len()));
                 buddy.put(pfn, Order::ZERO).unwrap();

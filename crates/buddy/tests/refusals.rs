@@ -3,15 +3,15 @@
 
 mod common;
 
-use common::{empty, frames, full, map_of, order, sorted};
+use common::{empty, frames, full, map_of, order, pageblocks_of, sorted};
 use kmm_buddy::{Buddy, FreeBits, FreeError};
-use kmm_frame::{MAX_ORDER, Order, PageFlags, Pfn, PfnRange};
+use kmm_frame::{MAX_ORDER, MigrateType, Order, PageFlags, Pfn, PfnRange};
 use kmm_host::AllocError;
 
 #[test]
 fn double_free_is_refused() {
     let mut buddy = full(frames(0, 64));
-    let pfn = buddy.take(order(2)).unwrap();
+    let pfn = buddy.take(order(2), MigrateType::Movable).unwrap();
     buddy.put(pfn, order(2)).unwrap();
     let before = sorted(buddy.free_blocks());
     // It has merged: its own descriptor no longer says that it is free.
@@ -84,7 +84,10 @@ fn empty_ranges_change_nothing() {
     buddy.add_free_range(PfnRange::EMPTY).unwrap();
     assert_eq!(buddy.nr_free_pages(), 8);
     let mut none = empty(PfnRange::EMPTY, map_of(frames(0, 8)));
-    assert_eq!(none.take(Order::ZERO), Err(AllocError::OutOfMemory));
+    assert_eq!(
+        none.take(Order::ZERO, MigrateType::Movable),
+        Err(AllocError::OutOfMemory)
+    );
     assert_eq!(
         none.put(Pfn::ZERO, Order::ZERO),
         Err(FreeError::OutsideZone)
@@ -120,7 +123,7 @@ fn blocks_never_merge_across_two_zones_of_one_map() {
 #[test]
 fn splitting_keeps_the_low_half() {
     let mut buddy = full(frames(0, 1024));
-    assert_eq!(buddy.take(Order::ZERO), Ok(Pfn::ZERO));
+    assert_eq!(buddy.take(Order::ZERO, MigrateType::Movable), Ok(Pfn::ZERO));
     let halves: Vec<(usize, u8)> = (0..10).map(|n| (1 << n, n)).collect();
     assert_eq!(sorted(buddy.free_blocks()), halves);
 }
@@ -129,7 +132,7 @@ fn splitting_keeps_the_low_half() {
 fn the_largest_blocks_do_not_merge() {
     let mut buddy = full(frames(0, 4096));
     assert_eq!(buddy.nr_free(MAX_ORDER), 4);
-    let pfn = buddy.take(MAX_ORDER).unwrap();
+    let pfn = buddy.take(MAX_ORDER, MigrateType::Movable).unwrap();
     buddy.put(pfn, MAX_ORDER).unwrap();
     assert_eq!(buddy.nr_free(MAX_ORDER), 4);
 }
@@ -137,7 +140,7 @@ fn the_largest_blocks_do_not_merge() {
 #[test]
 fn free_block_of_finds_the_block_around_a_frame() {
     let mut buddy = full(frames(3, 40));
-    let held = buddy.take(order(2)).unwrap();
+    let held = buddy.take(order(2), MigrateType::Movable).unwrap();
     for pfn in (0..48).map(Pfn::new) {
         let around = buddy.free_blocks().find(|b| b.range().contains(pfn));
         assert_eq!(buddy.free_block_of(pfn), around, "{pfn}");
@@ -149,7 +152,7 @@ fn free_block_of_finds_the_block_around_a_frame() {
 fn too_little_storage_is_refused() {
     let make = |range, len| {
         let storage = vec![FreeBits::EMPTY; len];
-        Buddy::new(range, map_of(range), storage.leak())
+        Buddy::new(range, map_of(range), storage.leak(), pageblocks_of(range))
     };
     for range in [frames(0, 1), frames(1023, 1025), frames(500, 200_000)] {
         let enough = Buddy::storage_for(range);

@@ -6,8 +6,8 @@
     reason = "each test uses a part of it"
 )]
 
-use kmm_buddy::{Buddy, FreeBits, FreeBlock, FreeError};
-use kmm_frame::{MAX_ORDER, MemMap, NR_ORDERS, Order, Page, PageFlags, Pfn, PfnRange};
+use kmm_buddy::{Buddy, FreeBits, FreeBlock, FreeError, Pageblock, Pageblocks};
+use kmm_frame::{MAX_ORDER, MemMap, MigrateType, NR_ORDERS, Order, Page, PageFlags, Pfn, PfnRange};
 
 pub fn frames(start: usize, end: usize) -> PfnRange {
     PfnRange::new(Pfn::new(start), Pfn::new(end))
@@ -27,10 +27,19 @@ pub fn map_of(range: PfnRange) -> MemMap {
     map
 }
 
+/// All pageblocks of `range`, movable.
+pub fn pageblocks_of(range: PfnRange) -> Pageblocks {
+    let blocks: Vec<Pageblock> = (0..Pageblocks::count_for(range))
+        .map(|_| Pageblock::new())
+        .collect();
+    Pageblocks::new(range, blocks.leak()).unwrap()
+}
+
 /// A zone of `range`, nothing of it free.
 pub fn empty(range: PfnRange, map: MemMap) -> Buddy {
     let storage = vec![FreeBits::EMPTY; Buddy::storage_for(range.intersect(map.range()))];
-    Buddy::new(range, map, storage.leak()).unwrap()
+    let blocks = pageblocks_of(range.intersect(map.range()));
+    Buddy::new(range, map, storage.leak(), blocks).unwrap()
 }
 
 /// A zone of `range`, all free.
@@ -162,7 +171,7 @@ impl Oracle {
     /// Takes from both, and checks the answer.
     pub fn take(&mut self, buddy: &mut Buddy, order: Order) -> Option<usize> {
         let place = self.place(order);
-        match buddy.take(order) {
+        match buddy.take(order, MigrateType::Movable) {
             Ok(pfn) => {
                 let pfn = pfn.index();
                 assert_eq!(Some(pfn), place, "order {order}");
@@ -181,7 +190,7 @@ impl Oracle {
     pub fn take_pages(&mut self, buddy: &mut Buddy, most: usize) {
         let nr_free = self.free.iter().filter(|free| **free).count();
         let mut pages = Vec::new();
-        let count = buddy.take_pages(most, |pfn| pages.push(pfn.index()));
+        let count = buddy.take_pages(most, MigrateType::Movable, |pfn| pages.push(pfn.index()));
         assert_eq!((count, pages.len()), (most.min(nr_free), count));
         for pfn in pages {
             assert_eq!(Some(pfn), self.page_place());
