@@ -6,6 +6,7 @@ mod counts;
 mod gfp;
 pub mod memblock;
 mod memmap;
+mod nodemask;
 mod numa;
 mod order;
 mod page;
@@ -19,6 +20,7 @@ pub use counts::{
 };
 pub use gfp::Gfp;
 pub use memmap::{MemMap, MemMapError, Overhead};
+pub use nodemask::NodeMask;
 pub use numa::{
     LOCAL_DISTANCE, MAX_NODE_CPUS, MAX_NODE_RANGES, MAX_NODES, NodeRange, REMOTE_DISTANCE,
     Topology, TopologyError,

@@ -10,6 +10,8 @@ pub enum AllocError {
     OutOfMemory,
     /// The node asked for does not exist.
     NoSuchNode,
+    /// No block is as large, or nothing was asked for.
+    BadSize,
 }
 
 impl fmt::Display for AllocError {
@@ -17,6 +19,7 @@ impl fmt::Display for AllocError {
         f.write_str(match self {
             Self::OutOfMemory => "out of memory",
             Self::NoSuchNode => "no such node",
+            Self::BadSize => "no block of that size",
         })
     }
 }

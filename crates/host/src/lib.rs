@@ -3,8 +3,10 @@
 
 mod block;
 mod boot;
+mod context;
 mod cpu;
 mod error;
+mod owner;
 mod phys;
 mod pte;
 mod sleep;
@@ -15,11 +17,13 @@ use lock_api::RawMutex;
 
 pub use block::PageBlock;
 pub use boot::MemblockSource;
+pub use context::Context;
 pub use cpu::{CpuId, CpuPin, Cpus, InUse, PerCpu, Slot, UseMark};
 pub use error::AllocError;
+pub use owner::{Backtrace, Misuse, Owners};
 pub use phys::{DirectMap, PagePtr, PhysMap};
 pub use pte::{MemPtes, PteIndex, PteStore};
-pub use sleep::Sleep;
+pub use sleep::{Scope, Sleep};
 pub use source::{PageReq, PageSource};
 pub use tlb::{NoTlb, TlbControl, TlbTarget};
 
@@ -37,6 +41,8 @@ pub trait Host: Sync + 'static {
     type Cpus: Cpus + Sync;
     /// The lock, safe against interrupts on this CPU.
     type Lock: RawMutex + Send + Sync + 'static;
+    /// Keeps a record of who has which page; `()` for none, at no cost.
+    type Owners: Owners + Sync;
 
     /// Reaches the bytes of frames.
     fn phys(&self) -> &Self::Phys;
@@ -46,4 +52,23 @@ pub trait Host: Sync + 'static {
     fn tlb(&self) -> &Self::Tlb;
     /// The CPUs.
     fn cpus(&self) -> &Self::Cpus;
+    /// Who has which page.
+    fn owners(&self) -> &Self::Owners;
+
+    /// What kind of code runs on this CPU: for checks, where types cannot tell.
+    fn context(&self) -> Context {
+        Context::Process
+    }
+
+    /// What the running task said about itself, for requests that come without a [`Sleep`], as through a [`PageSource`].
+    fn scope(&self) -> Scope {
+        Scope::empty()
+    }
+
+    /// From now on, [`Host::scope`] of the running task is `scope`; what it was. Who reclaims says so by this, and puts
+    /// back what it was. A host that remembers nothing must not let its reclaim call allocators that reclaim.
+    fn swap_scope(&self, scope: Scope) -> Scope {
+        let _ = scope;
+        Scope::empty()
+    }
 }

@@ -299,6 +299,7 @@ impl Host for Machine {
     type Tlb = SimTlb;
     type Cpus = SimCpus;
     type Lock = SimLock;
+    type Owners = ();
 
     fn phys(&self) -> &SimPhys {
         &self.phys
@@ -314,5 +315,9 @@ impl Host for Machine {
 
     fn cpus(&self) -> &SimCpus {
         &self.cpus
+    }
+
+    fn owners(&self) -> &() {
+        &()
     }
 }

@@ -79,6 +79,7 @@ impl Host for Machine {
     type Tlb = NoTlb;
     type Cpus = OneCpu;
     type Lock = Lock;
+    type Owners = ();
 
     fn phys(&self) -> &DirectMap {
         &self.phys
@@ -94,6 +95,10 @@ impl Host for Machine {
 
     fn cpus(&self) -> &OneCpu {
         &self.cpus
+    }
+
+    fn owners(&self) -> &() {
+        &()
     }
 }
 

@@ -46,6 +46,7 @@ impl Host for KernelHost {
     type Tlb = KernelTlb;
     type Cpus = OneCpu;
     type Lock = RawIrqSpinLock;
+    type Owners = ();
 
     fn phys(&self) -> &DirectMap {
         &self.phys
@@ -61,6 +62,10 @@ impl Host for KernelHost {
 
     fn cpus(&self) -> &OneCpu {
         &self.cpus
+    }
+
+    fn owners(&self) -> &() {
+        &()
     }
 }
 
