@@ -15,8 +15,8 @@ mod with_loom {
     /// Atomics and fences.
     pub mod atomic {
         pub use loom::sync::atomic::{
-            AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64,
-            AtomicUsize, Ordering, fence,
+            AtomicBool, AtomicI8, AtomicI32, AtomicI64, AtomicIsize, AtomicPtr, AtomicU8,
+            AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
         };
     }
     /// Cells whose every access is checked.
@@ -34,8 +34,8 @@ mod without_loom {
     /// Atomics and fences.
     pub mod atomic {
         pub use core::sync::atomic::{
-            AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64,
-            AtomicUsize, Ordering, fence,
+            AtomicBool, AtomicI8, AtomicI32, AtomicI64, AtomicIsize, AtomicPtr, AtomicU8,
+            AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
         };
     }
 

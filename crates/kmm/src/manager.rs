@@ -12,8 +12,8 @@ use kmm_pagetable_walker::{KernelHalf, Levels, Mapper, Root, TableCounter};
 use kmm_slub::{CacheSlot, Slub, SlubBug, SlubConfig};
 use kmm_vmalloc::{Vmalloc, VmallocConfig};
 use kmm_zone::{
-    BadPage, FreeBits, Pageblock, Pcp, WATERMARK_SCALE_FACTOR, X86_64, ZoneLayout, ZoneStorage,
-    Zones,
+    BadPage, CpuCounts, FreeBits, Pageblock, Pcp, WATERMARK_SCALE_FACTOR, X86_64, ZoneLayout,
+    ZoneStorage, Zones,
 };
 
 use crate::early::{BuildError, Early, EarlyPages, KernelSpace};
@@ -119,6 +119,7 @@ impl<H: Host> Manager<H> {
         };
         let zones = Zones::new(map, host.cpus(), host.phys(), layout, storage)
             .map_err(|_| BuildError::Zones)?
+            .with_cpu_counts(early.place_slice(nr_cpus, CpuCounts::new)?)
             .with_bad_page_hook(hooks.on_bad_page);
         let zones: &'static Pages<H> = early.place(zones)?;
         let slots = early.place_slice(NR_CACHES, CacheSlot::<H::Lock>::new)?;

@@ -24,9 +24,9 @@ pub use limits::{LayoutError, X86, X86_64, ZoneLayout, ZoneLimits};
 pub use lru::{LruBroken, LruError, LruList, Lruvec};
 pub use pcp::{Pcp, PcpLimits, PcpSizing};
 pub use rmqueue::Pressure;
-pub use stat::{Accounting, NumaStat, PcpStat, ZoneStat};
+pub use stat::{Accounting, CountPressure, PcpStat, ZoneStat};
 pub use storage::ZoneStorage;
-pub use vmstat::{ZoneCounts, ZoneItem};
+pub use vmstat::{CpuCounts, NodeCounters, normal_threshold, pressure_threshold};
 pub use watermark::{
     LOWMEM_RESERVE_RATIO, Mark, WATERMARK_SCALE_FACTOR, Watermarks, default_min_free_kbytes,
     lowmem_reserve,

@@ -17,11 +17,11 @@
 
 use core::fmt;
 
-use kmm_frame::{Page, PageFlags, Pfn, ZoneType};
+use kmm_frame::{NodeItem, Page, PageFlags, Pfn, ZoneItem, ZoneType};
 use kmm_host::{Cpus, PhysMap};
 use lock_api::{MutexGuard, RawMutex};
 
-use crate::{Zone, ZoneItem, Zones};
+use crate::{NodeCounters, Zone, Zones};
 
 mod error;
 mod list;
@@ -53,6 +53,7 @@ const OTHER_USES: PageFlags = PageFlags::BUDDY
 pub struct Lruvec<'a, L: RawMutex> {
     lists: MutexGuard<'a, L, LruLists>,
     zones: &'a [Zone<L>; ZoneType::COUNT],
+    node: &'a NodeCounters,
 }
 
 impl<L: RawMutex> Lruvec<'_, L> {
@@ -163,7 +164,7 @@ impl<L: RawMutex> Lruvec<'_, L> {
             nr_listed += self.nr_pages(list);
             for zone in self.zones {
                 let inside = |pfn: &Pfn| zone.range().contains(*pfn);
-                if self.pages(list).filter(inside).count() != zone.count(list.into()) {
+                if self.pages(list).filter(inside).count() as u64 != zone.count(list.into()) {
                     return Err(LruBroken::ZoneCount(zone.kind(), list));
                 }
             }
@@ -224,7 +225,8 @@ impl<L: RawMutex> Lruvec<'_, L> {
 
     fn count(&self, pfn: Pfn, list: LruList, nr_pages: isize) {
         self.zone(self.page(pfn))
-            .mod_count(ZoneItem::from(list), nr_pages);
+            .mod_total(ZoneItem::from(list), nr_pages);
+        self.node.add_to_total(NodeItem::from(list), nr_pages);
     }
 
     fn zone(&self, page: &Page) -> &Zone<L> {
@@ -252,12 +254,13 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         Lruvec {
             lists: self.lru_lists().lock(),
             zones: self.all(),
+            node: self.node_counters(),
         }
     }
 
     /// How many pages of the node are on a list, without its lock. Linux: `node_page_state(NR_LRU_BASE + lru)`.
     #[must_use]
-    pub fn lru_pages(&self, list: LruList) -> usize {
-        self.all().iter().map(|zone| zone.count(list.into())).sum()
+    pub fn lru_pages(&self, list: LruList) -> u64 {
+        self.node_counters().snapshot(list.into())
     }
 }

@@ -1,10 +1,13 @@
 //! Numbers for /proc and for whoever steers.
 
-use kmm_frame::{NR_ORDERS, Order, Pfn, ZoneType};
-use kmm_host::{CpuId, Cpus, PhysMap};
+use kmm_frame::{
+    NR_ORDERS, NodeItem, NumaCounts, Order, Pfn, VmEvent, VmEventCounts, ZoneCounts, ZoneType,
+};
+use kmm_host::{CpuId, CpuPin, Cpus, PhysMap};
 use lock_api::RawMutex;
 
-use crate::{PcpLimits, Watermarks, Zone, ZoneCounts, Zones};
+use crate::vmstat::{normal_threshold, pressure_threshold};
+use crate::{PcpLimits, Watermarks, Zone, Zones};
 
 /// A zone at a moment, as /proc/zoneinfo and /proc/buddyinfo show it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,28 +37,20 @@ pub struct ZoneStat {
     /// What pages are used for.
     pub counts: ZoneCounts,
     /// Requests by where they were served.
-    pub numa: NumaStat,
+    pub numa: NumaCounts,
     /// Pages handed out since boot. Linux: `pgalloc_normal` and its like.
     pub pgalloc: u64,
     /// Pages taken back since boot. Linux: the zone's part of `pgfree`.
     pub pgfree: u64,
 }
 
-/// Where requests were served. Linux: `enum numa_stat_item`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct NumaStat {
-    /// From the node that was meant.
-    pub hit: u64,
-    /// From this node, though another was meant.
-    pub miss: u64,
-    /// Meant for this node, served by another.
-    pub foreign: u64,
-    /// By an interleaving policy.
-    pub interleave: u64,
-    /// From the node of the CPU that asked.
-    pub local: u64,
-    /// From another node than that of the CPU that asked.
-    pub other: u64,
+/// How close counts are kept to their totals.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CountPressure {
+    /// By [`crate::normal_threshold`].
+    Normal,
+    /// By [`crate::pressure_threshold`].
+    Short,
 }
 
 /// The pageset of a CPU at a moment.
@@ -67,6 +62,8 @@ pub struct PcpStat {
     pub count: usize,
     /// Limits.
     pub limits: PcpLimits,
+    /// How far its counts may run ahead of the zone's. Linux: `vm stats threshold`.
+    pub stat_threshold: usize,
 }
 
 /// Where all frames are: `free + allocated + reserved = present`.
@@ -101,7 +98,7 @@ impl<L: RawMutex> Zone<L> {
             }
             (buddy.nr_free_pages(), nr_free)
         });
-        let (allocs, pgalloc, pgfree) = self.events();
+        let (_, pgalloc, pgfree) = self.events();
         ZoneStat {
             kind: self.kind(),
             start_pfn: self.range().start(),
@@ -115,12 +112,7 @@ impl<L: RawMutex> Zone<L> {
             nr_free,
             pcp: self.pcp_limits(),
             counts: self.counts(),
-            // One node: every request is served where it was meant to be, and next to who asked.
-            numa: NumaStat {
-                hit: allocs,
-                local: allocs,
-                ..NumaStat::default()
-            },
+            numa: self.numa_counts(),
             pgalloc,
             pgfree,
         }
@@ -136,11 +128,85 @@ impl<L: RawMutex> Zone<L> {
                 cpu,
                 count: pcp.count(),
                 limits,
+                stat_threshold: self.stat_threshold(cpu),
             })
     }
 }
 
 impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
+    /// Counts events on this CPU. Linux: `count_vm_events`.
+    ///
+    /// # Context
+    /// Does not sleep. From any context, interrupts included.
+    #[inline]
+    pub fn count_event(&self, event: VmEvent, more: u64) {
+        self.cpus()
+            .with_pin(|pin| self.node_counters().count_event(pin, event, more));
+    }
+
+    /// How often each thing happened, since boot, on all CPUs. Linux: `all_vm_events`.
+    #[must_use]
+    pub fn events(&self) -> VmEventCounts {
+        let mut events = self.node_counters().events();
+        for zone in self.all() {
+            let (_, pgalloc, pgfree) = zone.events();
+            events[VmEvent::pgalloc(zone.kind())] += pgalloc;
+            events[VmEvent::Pgfree] += pgfree;
+        }
+        events
+    }
+
+    /// Adds to a count of the node, or takes away, on this CPU. Linux: `mod_node_page_state`.
+    ///
+    /// # Context
+    /// Does not sleep. From any context, interrupts included.
+    #[inline]
+    pub fn mod_node_count(&self, item: NodeItem, delta: isize) {
+        self.cpus()
+            .with_pin(|pin| self.node_counters().add(pin, item, delta));
+    }
+
+    /// Passes on to the totals what this CPU has counted; whether there was anything. To be called now and then by each
+    /// CPU, and before it sleeps for long. Linux: `refresh_cpu_vm_stats`.
+    pub fn fold_counts(&self, pin: CpuPin<'_>) -> bool {
+        let of_node = self.node_counters().fold(pin);
+        let of_zones = self.all().iter().map(|zone| zone.fold_counts(pin));
+        of_zones.fold(of_node, |any, one| any | one)
+    }
+
+    /// Passes on what a CPU has counted that does not run any more. Linux: `cpu_vm_stats_fold`.
+    pub fn fold_dead_counts(&self, cpu: CpuId) {
+        self.node_counters().fold_dead(cpu);
+        for zone in self.all() {
+            zone.fold_dead_counts(cpu);
+        }
+    }
+
+    /// How far counts of a CPU may run ahead, from what the zones have now. Linux: `refresh_zone_stat_thresholds`.
+    pub(crate) fn init_stat_thresholds(&self) {
+        let nr_cpus = self.cpus().nr_cpus();
+        let mut most = 0;
+        for zone in self.all().iter().filter(|zone| zone.present_pages() > 0) {
+            let threshold = normal_threshold(zone.managed_pages(), nr_cpus);
+            zone.set_stat_threshold(threshold);
+            most = most.max(threshold);
+        }
+        self.node_counters().set_threshold(most);
+    }
+
+    /// While memory is short, counts are kept so close that all CPUs together do not hide a watermark.
+    /// Linux: `set_pgdat_percpu_threshold(calculate_pressure_threshold)`, as kswapd does while it runs.
+    pub fn set_pressure_thresholds(&self, pressure: CountPressure) {
+        if pressure == CountPressure::Normal {
+            return self.init_stat_thresholds();
+        }
+        let nr_cpus = self.cpus().nr_cpus();
+        for zone in self.all().iter().filter(|zone| zone.present_pages() > 0) {
+            let marks = zone.watermarks();
+            zone.set_stat_threshold(pressure_threshold(marks.low, marks.min, nr_cpus));
+        }
+    }
+
     /// Every zone that the machine has, scarcest first; empty ones too.
     pub fn stats(&self) -> impl Iterator<Item = ZoneStat> {
         self.all()

@@ -1,67 +1,485 @@
-//! What pages of a zone are used for, by count. Linux: `zone::vm_stat`, mm/vmstat.c.
+//! What memory is used for and what happened, by count. Linux: mm/vmstat.c.
+//!
+//! Each count is a total that all CPUs share, and a small difference for each CPU ([`CpuCounts`]). A CPU counts in its own
+//! difference: loads and stores of its own line, no locked instruction. Only when the difference leaves
+//! `-threshold..=threshold`, it goes to the total at once. So a total is off by no more than the threshold for each CPU,
+//! and a sum over all differences ([`NodeCounters::snapshot`]) by what is being counted at this moment.
+//!
+//! | word | written by | read by |
+//! |---|---|---|
+//! | difference, event | its own CPU, under its in-use mark | anybody |
+//! | total | anybody, `fetch_add` | anybody |
+//! | threshold | who changes watermarks | its CPU |
+//!
+//! An interrupt that counts while the code below it has the mark adds to the total itself: nothing is lost, and nothing
+//! needs interrupts off (INV-7). Linux's `cmpxchg_local` does the same for one word at a time.
 
-use core::ops::Index;
-use core::sync::atomic::{AtomicIsize, Ordering::Relaxed};
+use core::fmt;
+
+use kmm_frame::{
+    NodeCounts, NodeItem, NumaCounts, NumaItem, VmEvent, VmEventCounts, ZoneCounts, ZoneItem,
+    ZoneType,
+};
+use kmm_host::{CpuId, CpuPin, InUse, UseMark};
+use kmm_kcoll::sync::atomic::{AtomicI8, AtomicIsize, AtomicU64, Ordering::Relaxed};
+use lock_api::RawMutex;
 
 use crate::{LruList, Zone};
 
-/// A count of a zone, in pages. Linux: `enum zone_stat_item`, without `NR_FREE_PAGES`, which is [`Zone::nr_free_pages`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(u8)]
-pub enum ZoneItem {
-    /// On the list [`LruList::InactiveAnon`]. Linux: `NR_ZONE_INACTIVE_ANON`.
-    InactiveAnon = 0,
-    /// On the list [`LruList::ActiveAnon`]. Linux: `NR_ZONE_ACTIVE_ANON`.
-    ActiveAnon = 1,
-    /// On the list [`LruList::InactiveFile`]. Linux: `NR_ZONE_INACTIVE_FILE`.
-    InactiveFile = 2,
-    /// On the list [`LruList::ActiveFile`]. Linux: `NR_ZONE_ACTIVE_FILE`.
-    ActiveFile = 3,
-    /// On the list [`LruList::Unevictable`]. Linux: `NR_ZONE_UNEVICTABLE`.
-    Unevictable = 4,
-    /// Dirty or being written back. Linux: `NR_ZONE_WRITE_PENDING`.
-    WritePending = 5,
-    /// Locked in memory by programs. Linux: `NR_MLOCK`.
-    Mlock = 6,
-    /// Bounce buffers. Linux: `NR_BOUNCE`.
-    Bounce = 7,
-    /// Compressed pages. Linux: `NR_ZSPAGES`.
-    Zspages = 8,
-    /// Free pages of contiguous areas. Linux: `NR_FREE_CMA_PAGES`.
-    FreeCma = 9,
+/// No difference gets larger, so that it fits into a byte. Linux: 125 too.
+const MOST: usize = 125;
+
+/// An array of atomics at zero. Loom's are not made in constants.
+macro_rules! zeros {
+    ($atomic:ident; $count:expr) => {{
+        #[cfg(not(loom))]
+        {
+            [const { $atomic::new(0) }; $count]
+        }
+        #[cfg(loom)]
+        {
+            core::array::from_fn(|_| $atomic::new(0))
+        }
+    }};
 }
 
-impl ZoneItem {
-    /// How many items there are.
-    pub const COUNT: usize = 10;
-    /// Every item, in the order of /proc/zoneinfo.
-    pub const ALL: [Self; Self::COUNT] = [
-        Self::InactiveAnon,
-        Self::ActiveAnon,
-        Self::InactiveFile,
-        Self::ActiveFile,
-        Self::Unevictable,
-        Self::WritePending,
-        Self::Mlock,
-        Self::Bounce,
-        Self::Zspages,
-        Self::FreeCma,
-    ];
+/// A function that is `const` but under loom.
+macro_rules! const_unless_loom {
+    ($(#[$attribute:meta])* $vis:vis fn $name:ident() -> Self $body:block) => {
+        #[cfg(not(loom))]
+        $(#[$attribute])*
+        $vis const fn $name() -> Self $body
+        #[cfg(loom)]
+        $(#[$attribute])*
+        $vis fn $name() -> Self $body
+    };
+}
 
-    /// The name in /proc/zoneinfo.
+/// How far the counts of one CPU may run ahead of a zone's, in pages. Grows with the zone and with the CPUs.
+/// Linux: `calculate_normal_threshold`.
+#[must_use]
+pub const fn normal_threshold(managed_pages: usize, nr_cpus: usize) -> usize {
+    let blocks_of_128_mib = managed_pages >> (27 - kmm_frame::PAGE_SHIFT);
+    let threshold = 2 * bits(nr_cpus) * (1 + bits(blocks_of_128_mib));
+    if threshold < MOST { threshold } else { MOST }
+}
+
+/// As [`normal_threshold`], when memory is so short that `min` may be passed unseen: all CPUs together stay below the
+/// distance of the marks. Linux: `calculate_pressure_threshold`.
+#[must_use]
+pub const fn pressure_threshold(low: usize, min: usize, nr_cpus: usize) -> usize {
+    let cpus = if nr_cpus == 0 { 1 } else { nr_cpus };
+    match low.saturating_sub(min) / cpus {
+        0 => 1,
+        share if share < MOST => share,
+        _ => MOST,
+    }
+}
+
+/// Linux: `fls`.
+const fn bits(value: usize) -> usize {
+    (usize::BITS - value.leading_zeros()) as usize
+}
+
+/// What one CPU has counted of one node, alone on its cache lines. Linux: `per_cpu_zonestat`, `per_cpu_nodestat`,
+/// `vm_event_states`.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct CpuCounts {
+    mark: UseMark,
+    node: Diffs<{ NodeItem::COUNT }>,
+    zones: [Diffs<{ ZoneItem::COUNT }>; ZoneType::COUNT],
+    numa: [[AtomicU64; NumaItem::COUNT]; ZoneType::COUNT],
+    events: [AtomicU64; VmEvent::COUNT],
+}
+
+impl CpuCounts {
+    const_unless_loom! {
+        /// Nothing counted yet.
+        #[must_use]
+        pub fn new() -> Self {
+            #[cfg(not(loom))]
+            let (zones, numa) = (
+                [const { Diffs::new() }; ZoneType::COUNT],
+                [const { [const { AtomicU64::new(0) }; NumaItem::COUNT] }; ZoneType::COUNT],
+            );
+            #[cfg(loom)]
+            let (zones, numa) = (
+                core::array::from_fn(|_| Diffs::new()),
+                core::array::from_fn(|_| core::array::from_fn(|_| AtomicU64::new(0))),
+            );
+            Self {
+                mark: UseMark::new(),
+                node: Diffs::new(),
+                zones,
+                numa,
+                events: zeros!(AtomicU64; VmEvent::COUNT),
+            }
+        }
+    }
+}
+
+impl Default for CpuCounts {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The differences of one CPU.
+#[derive(Debug)]
+struct Diffs<const N: usize> {
+    /// At 0, everything goes to the total at once.
+    threshold: AtomicI8,
+    diffs: [AtomicI8; N],
+}
+
+impl<const N: usize> Diffs<N> {
+    const_unless_loom! {
+        fn new() -> Self {
+            Self {
+                threshold: AtomicI8::new(0),
+                diffs: zeros!(AtomicI8; N),
+            }
+        }
+    }
+
+    fn set_threshold(&self, threshold: usize) {
+        let threshold = i8::try_from(threshold.min(MOST)).unwrap_or(i8::MAX);
+        self.threshold.store(threshold, Relaxed);
+    }
+
+    fn threshold(&self) -> usize {
+        usize::from(self.threshold.load(Relaxed).unsigned_abs())
+    }
+
+    /// Under the mark. What goes over the threshold goes to the total; one page more or less takes half a threshold of its
+    /// like along, so that counting up and down at the edge does not go there every time.
+    #[inline]
+    fn add(&self, index: usize, delta: isize, total: &AtomicIsize) {
+        let diff = &self.diffs[index];
+        let threshold = self.threshold.load(Relaxed);
+        let sum = delta.wrapping_add(isize::from(diff.load(Relaxed)));
+        match i8::try_from(sum) {
+            Ok(small) if small.unsigned_abs() <= threshold.unsigned_abs() => {
+                diff.store(small, Relaxed);
+            }
+            _ => {
+                let ahead = match delta {
+                    1 => threshold / 2,
+                    -1 => -(threshold / 2),
+                    _ => 0,
+                };
+                diff.store(-ahead, Relaxed);
+                total.fetch_add(sum.wrapping_add(isize::from(ahead)), Relaxed);
+            }
+        }
+    }
+
+    fn diff(&self, index: usize) -> isize {
+        isize::from(self.diffs[index].load(Relaxed))
+    }
+
+    /// By the CPU itself under the mark, or while it does not run. Whether there was anything.
+    fn fold(&self, totals: &[AtomicIsize; N]) -> bool {
+        let mut any = false;
+        for (diff, total) in self.diffs.iter().zip(totals) {
+            let ahead = diff.load(Relaxed);
+            if ahead != 0 {
+                any = true;
+                diff.store(0, Relaxed);
+                total.fetch_add(isize::from(ahead), Relaxed);
+            }
+        }
+        any
+    }
+}
+
+/// The share of the pinned CPU, if it has one.
+#[inline]
+fn share_of(shares: &'static [CpuCounts], pin: CpuPin<'_>) -> Option<&'static CpuCounts> {
+    shares.get(pin.cpu().index())
+}
+
+/// Runs `f` with the share of the pinned CPU under its mark.
+#[inline]
+fn with_share(
+    shares: &'static [CpuCounts],
+    pin: CpuPin<'_>,
+    f: impl FnOnce(&'static CpuCounts),
+) -> Result<(), InUse> {
+    let share = share_of(shares, pin).ok_or(InUse)?;
+    share.mark.hold(|| f(share))
+}
+
+/// One writer at a time, no locked instruction.
+#[inline]
+fn bump(count: &AtomicU64, more: u64) {
+    count.store(count.load(Relaxed).wrapping_add(more), Relaxed);
+}
+
+/// The sum of a total and of the differences of all CPUs. Two changes that belong together may be seen apart: never less
+/// than 0.
+fn snapshot(total: &AtomicIsize, diffs: impl Iterator<Item = isize>) -> u64 {
+    let sum = diffs.fold(total.load(Relaxed), isize::wrapping_add);
+    u64::try_from(sum).unwrap_or(0)
+}
+
+/// The counts of a node, and the events counted by its CPUs' shares. Linux: `pglist_data::vm_stat`.
+pub struct NodeCounters {
+    totals: [AtomicIsize; NodeItem::COUNT],
+    /// Of CPUs that have no share, and of interrupts that found it in use.
+    events: [AtomicU64; VmEvent::COUNT],
+    shares: &'static [CpuCounts],
+}
+
+impl NodeCounters {
+    /// Nothing counted yet; a CPU without a share counts in the totals.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::InactiveAnon => "nr_zone_inactive_anon",
-            Self::ActiveAnon => "nr_zone_active_anon",
-            Self::InactiveFile => "nr_zone_inactive_file",
-            Self::ActiveFile => "nr_zone_active_file",
-            Self::Unevictable => "nr_zone_unevictable",
-            Self::WritePending => "nr_zone_write_pending",
-            Self::Mlock => "nr_mlock",
-            Self::Bounce => "nr_bounce",
-            Self::Zspages => "nr_zspages",
-            Self::FreeCma => "nr_free_cma",
+    pub fn new(shares: &'static [CpuCounts]) -> Self {
+        Self {
+            totals: zeros!(AtomicIsize; NodeItem::COUNT),
+            events: zeros!(AtomicU64; VmEvent::COUNT),
+            shares,
+        }
+    }
+
+    /// Adds to a count, or takes away. Linux: `mod_node_page_state`.
+    ///
+    /// # Context
+    /// Does not sleep. From any context, interrupts included.
+    #[inline]
+    pub fn add(&self, pin: CpuPin<'_>, item: NodeItem, delta: isize) {
+        let total = &self.totals[item.index()];
+        let counted = with_share(self.shares, pin, |share| {
+            share.node.add(item.index(), delta, total);
+        });
+        if counted.is_err() {
+            total.fetch_add(delta, Relaxed);
+        }
+    }
+
+    /// As [`NodeCounters::add`], by the total: for who knows no CPU, or counts much at once.
+    pub fn add_to_total(&self, item: NodeItem, delta: isize) {
+        self.totals[item.index()].fetch_add(delta, Relaxed);
+    }
+
+    /// Counts events. Linux: `count_vm_events`.
+    ///
+    /// # Context
+    /// Does not sleep. From any context, interrupts included.
+    #[inline]
+    pub fn count_event(&self, pin: CpuPin<'_>, event: VmEvent, more: u64) {
+        let counted = with_share(self.shares, pin, |share| {
+            bump(&share.events[event.index()], more);
+        });
+        if counted.is_err() {
+            self.events[event.index()].fetch_add(more, Relaxed);
+        }
+    }
+
+    /// The total, without what CPUs have not passed on; never less than 0. Linux: `node_page_state`.
+    #[must_use]
+    pub fn total(&self, item: NodeItem) -> u64 {
+        u64::try_from(self.totals[item.index()].load(Relaxed)).unwrap_or(0)
+    }
+
+    /// The count with what CPUs have not passed on; exact while they count nothing. Linux: `node_page_state_snapshot`.
+    #[must_use]
+    pub fn snapshot(&self, item: NodeItem) -> u64 {
+        let diffs = self.shares.iter().map(|cpu| cpu.node.diff(item.index()));
+        snapshot(&self.totals[item.index()], diffs)
+    }
+
+    /// All counts, as [`NodeCounters::snapshot`].
+    #[must_use]
+    pub fn counts(&self) -> NodeCounts {
+        NodeCounts::from_fn(|item| self.snapshot(item))
+    }
+
+    /// How often each thing happened. Linux: `all_vm_events`.
+    #[must_use]
+    pub fn events(&self) -> VmEventCounts {
+        VmEventCounts::from_fn(|event| {
+            let each = self.shares.iter().map(|cpu| &cpu.events[event.index()]);
+            let all = each.chain([&self.events[event.index()]]);
+            all.map(|count| count.load(Relaxed)).sum()
+        })
+    }
+
+    /// Passes on what this CPU has counted; whether there was anything. Not while code below it is counting.
+    /// Linux: the node's part of `refresh_cpu_vm_stats`.
+    pub fn fold(&self, pin: CpuPin<'_>) -> bool {
+        let mut any = false;
+        let folded = with_share(self.shares, pin, |share| {
+            any = share.node.fold(&self.totals);
+        });
+        folded.is_ok() && any
+    }
+
+    /// Passes on what `cpu` has counted, which does not run any more: else counts get wrong. Linux: `cpu_vm_stats_fold`.
+    pub fn fold_dead(&self, cpu: CpuId) -> bool {
+        let share = self.shares.get(cpu.index());
+        share.is_some_and(|share| share.node.fold(&self.totals))
+    }
+
+    /// How far each CPU may run ahead; at most 125.
+    pub fn set_threshold(&self, threshold: usize) {
+        for share in self.shares {
+            share.node.set_threshold(threshold);
+        }
+    }
+
+    /// How far `cpu` may run ahead.
+    #[must_use]
+    pub fn threshold(&self, cpu: CpuId) -> usize {
+        let share = self.shares.get(cpu.index());
+        share.map_or(0, |share| share.node.threshold())
+    }
+}
+
+impl fmt::Debug for NodeCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeCounters")
+            .field("totals", &self.totals)
+            .field("nr_shares", &self.shares.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The counts of a zone but for its free pages, which its buddy allocator counts. Linux: `zone::vm_stat`.
+#[derive(Debug)]
+pub(crate) struct ZoneCounters {
+    totals: [AtomicIsize; ZoneItem::COUNT],
+    numa: [AtomicU64; NumaItem::COUNT],
+    shares: &'static [CpuCounts],
+}
+
+impl ZoneCounters {
+    pub(crate) fn new() -> Self {
+        Self {
+            totals: zeros!(AtomicIsize; ZoneItem::COUNT),
+            numa: zeros!(AtomicU64; NumaItem::COUNT),
+            shares: &[],
+        }
+    }
+
+    /// The shares of the zone's node, one for each CPU. Before anything is counted.
+    pub(crate) fn set_shares(&mut self, shares: &'static [CpuCounts]) {
+        self.shares = shares;
+    }
+}
+
+impl<L: RawMutex> Zone<L> {
+    /// Adds pages to a count, or takes them away. Those of the LRU lists are kept by [`crate::Lruvec`], the free pages by
+    /// the buddy allocator, nobody else's to change. Linux: `mod_zone_page_state`.
+    ///
+    /// # Context
+    /// Does not sleep. From any context, interrupts included.
+    #[inline]
+    pub fn mod_count(&self, pin: CpuPin<'_>, item: ZoneItem, nr_pages: isize) {
+        let counters = self.counters();
+        let total = &counters.totals[item.index()];
+        let counted = with_share(counters.shares, pin, |share| {
+            share.zones[self.kind().index()].add(item.index(), nr_pages, total);
+        });
+        if counted.is_err() {
+            total.fetch_add(nr_pages, Relaxed);
+        }
+    }
+
+    /// As [`Zone::mod_count`], by the total: for who knows no CPU, or counts much at once.
+    pub fn mod_total(&self, item: ZoneItem, nr_pages: isize) {
+        self.counters().totals[item.index()].fetch_add(nr_pages, Relaxed);
+    }
+
+    /// Counts where a request was served, if that is not the rule: [`NumaItem::Hit`] and [`NumaItem::Local`] are what is
+    /// left of the zone's requests, so that the fast path need not count them. Linux: `__count_numa_events`.
+    ///
+    /// # Context
+    /// Does not sleep. From any context, interrupts included.
+    pub fn count_numa(&self, pin: CpuPin<'_>, item: NumaItem, nr_requests: u64) {
+        let counters = self.counters();
+        let counted = with_share(counters.shares, pin, |share| {
+            bump(&share.numa[self.kind().index()][item.index()], nr_requests);
+        });
+        if counted.is_err() {
+            counters.numa[item.index()].fetch_add(nr_requests, Relaxed);
+        }
+    }
+
+    /// A count with what CPUs have not passed on; exact while they count nothing, never less than 0.
+    /// Linux: `zone_page_state_snapshot`.
+    #[must_use]
+    pub fn count(&self, item: ZoneItem) -> u64 {
+        if item == ZoneItem::FreePages {
+            return self.nr_free_pages() as u64;
+        }
+        let counters = self.counters();
+        let of_cpu = |cpu: &CpuCounts| cpu.zones[self.kind().index()].diff(item.index());
+        let diffs = counters.shares.iter().map(of_cpu);
+        snapshot(&counters.totals[item.index()], diffs)
+    }
+
+    /// The total of a count, without what CPUs have not passed on; never less than 0. Linux: `zone_page_state`.
+    #[must_use]
+    pub fn count_total(&self, item: ZoneItem) -> u64 {
+        if item == ZoneItem::FreePages {
+            return self.nr_free_pages() as u64;
+        }
+        let total = self.counters().totals[item.index()].load(Relaxed);
+        u64::try_from(total).unwrap_or(0)
+    }
+
+    /// All counts as they are now.
+    #[must_use]
+    pub fn counts(&self) -> ZoneCounts {
+        ZoneCounts::from_fn(|item| self.count(item))
+    }
+
+    /// Where the zone's requests were served.
+    #[must_use]
+    pub fn numa_counts(&self) -> NumaCounts {
+        let counters = self.counters();
+        let of_cpus = |item: NumaItem| {
+            let each = counters.shares.iter();
+            let each = each.map(|cpu| &cpu.numa[self.kind().index()][item.index()]);
+            let all = each.chain([&counters.numa[item.index()]]);
+            all.map(|count| count.load(Relaxed)).sum::<u64>()
+        };
+        let mut counts = NumaCounts::from_fn(of_cpus);
+        let (nr_requests, _, _) = self.events();
+        counts[NumaItem::Hit] += nr_requests.saturating_sub(counts[NumaItem::Miss]);
+        counts[NumaItem::Local] += nr_requests.saturating_sub(counts[NumaItem::Other]);
+        counts
+    }
+
+    /// Passes on what this CPU has counted; whether there was anything. Linux: the zone's part of `refresh_cpu_vm_stats`.
+    pub fn fold_counts(&self, pin: CpuPin<'_>) -> bool {
+        let counters = self.counters();
+        let mut any = false;
+        let folded = with_share(counters.shares, pin, |share| {
+            any = share.zones[self.kind().index()].fold(&counters.totals);
+        });
+        folded.is_ok() && any
+    }
+
+    /// Passes on what `cpu` has counted, which does not run any more: else counts get wrong. Linux: `cpu_vm_stats_fold`.
+    pub fn fold_dead_counts(&self, cpu: CpuId) -> bool {
+        let counters = self.counters();
+        let share = counters.shares.get(cpu.index());
+        share.is_some_and(|share| share.zones[self.kind().index()].fold(&counters.totals))
+    }
+
+    /// How far the counts of `cpu` may run ahead of the zone's. Linux: `per_cpu_zonestat::stat_threshold`.
+    #[must_use]
+    pub fn stat_threshold(&self, cpu: CpuId) -> usize {
+        let share = self.counters().shares.get(cpu.index());
+        share.map_or(0, |share| share.zones[self.kind().index()].threshold())
+    }
+
+    pub(crate) fn set_stat_threshold(&self, threshold: usize) {
+        for share in self.counters().shares {
+            share.zones[self.kind().index()].set_threshold(threshold);
         }
     }
 }
@@ -78,48 +496,14 @@ impl From<LruList> for ZoneItem {
     }
 }
 
-/// The counts of a zone at a moment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct ZoneCounts([usize; ZoneItem::COUNT]);
-
-impl Index<ZoneItem> for ZoneCounts {
-    type Output = usize;
-    fn index(&self, item: ZoneItem) -> &usize {
-        &self.0[item as usize]
-    }
-}
-
-/// The counts of a zone as they change.
-#[derive(Debug, Default)]
-pub(crate) struct ZoneCounters([AtomicIsize; ZoneItem::COUNT]);
-
-impl ZoneCounters {
-    pub(crate) const fn new() -> Self {
-        Self([const { AtomicIsize::new(0) }; ZoneItem::COUNT])
-    }
-}
-
-impl<L> Zone<L> {
-    /// A count as it is now. Two changes that belong together may be seen apart; never less than 0.
-    /// Linux: `zone_page_state`.
-    #[must_use]
-    pub fn count(&self, item: ZoneItem) -> usize {
-        let count = self.counters().0[item as usize].load(Relaxed);
-        usize::try_from(count).unwrap_or(0)
-    }
-
-    /// All counts as they are now.
-    #[must_use]
-    pub fn counts(&self) -> ZoneCounts {
-        ZoneCounts(ZoneItem::ALL.map(|item| self.count(item)))
-    }
-
-    /// Adds pages to a count, or takes them away. Those of the LRU lists are kept by [`crate::Lruvec`], nobody else's to
-    /// change. Linux: `mod_zone_page_state`.
-    ///
-    /// # Context
-    /// Does not sleep. From any context and CPU.
-    pub fn mod_count(&self, item: ZoneItem, nr_pages: isize) {
-        self.counters().0[item as usize].fetch_add(nr_pages, Relaxed);
+impl From<LruList> for NodeItem {
+    fn from(list: LruList) -> Self {
+        match list {
+            LruList::InactiveAnon => Self::InactiveAnon,
+            LruList::ActiveAnon => Self::ActiveAnon,
+            LruList::InactiveFile => Self::InactiveFile,
+            LruList::ActiveFile => Self::ActiveFile,
+            LruList::Unevictable => Self::Unevictable,
+        }
     }
 }

@@ -239,6 +239,10 @@ impl<L> Zone<L> {
     pub(crate) const fn counters(&self) -> &ZoneCounters {
         &self.counters
     }
+
+    pub(crate) const fn counters_mut(&mut self) -> &mut ZoneCounters {
+        &mut self.counters
+    }
 }
 
 impl<L> fmt::Debug for Zone<L> {

@@ -10,8 +10,8 @@ use lock_api::{Mutex, RawMutex};
 
 use crate::lru::LruLists;
 use crate::{
-    BadPage, FreeError, LOWMEM_RESERVE_RATIO, Pcp, PcpLimits, PcpSizing, Watermarks, Zone,
-    ZoneLayout, ZoneStorage, default_min_free_kbytes, lowmem_reserve,
+    BadPage, CpuCounts, FreeError, LOWMEM_RESERVE_RATIO, NodeCounters, Pcp, PcpLimits, PcpSizing,
+    Watermarks, Zone, ZoneLayout, ZoneStorage, default_min_free_kbytes, lowmem_reserve,
 };
 
 /// All zones of one node: what a kernel allocates frames from.
@@ -27,6 +27,7 @@ pub struct Zones<L, C, P> {
     /// By the highest zone of a request: the pagesets of the zone that it tries first.
     first_pcps: [&'static [Pcp]; ZoneType::COUNT],
     lru: Mutex<L, LruLists>,
+    counters: NodeCounters,
     map: MemMap,
     cpus: C,
     phys: P,
@@ -135,6 +136,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             zones,
             first_pcps,
             lru: Mutex::new(LruLists::new(map)),
+            counters: NodeCounters::new(&[]),
             map,
             cpus,
             phys,
@@ -155,6 +157,16 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     #[must_use]
     pub const fn with_bad_page_hook(mut self, hook: fn(BadPage)) -> Self {
         self.on_bad_page = hook;
+        self
+    }
+
+    /// Where each CPU counts for itself; CPUs without a share count in the totals, by locked instructions.
+    #[must_use]
+    pub fn with_cpu_counts(mut self, shares: &'static [CpuCounts]) -> Self {
+        self.counters = NodeCounters::new(shares);
+        for zone in &mut self.zones {
+            zone.counters_mut().set_shares(shares);
+        }
         self
     }
 
@@ -239,6 +251,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             });
         }
         self.init_lowmem_reserve();
+        self.init_stat_thresholds();
     }
 
     /// What Linux would keep free on this machine, in KiB. Linux: `calculate_min_free_kbytes`.
@@ -284,6 +297,12 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     #[must_use]
     pub const fn node(&self) -> NodeId {
         self.node
+    }
+
+    /// The counts of the node.
+    #[must_use]
+    pub const fn node_counters(&self) -> &NodeCounters {
+        &self.counters
     }
 
     /// The descriptors.

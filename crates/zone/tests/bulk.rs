@@ -11,7 +11,7 @@ use core::cell::Cell;
 use std::collections::BTreeMap;
 
 use common::{Random, TestZones, bare, boot, bytes_of, frames, order, run_on, small, take_bad};
-use kmm_frame::{Gfp, NodeId, Order, PAGE_SIZE, PageFlags, Pfn, PfnRange, ZoneType};
+use kmm_frame::{Gfp, NodeId, NumaItem, Order, PAGE_SIZE, PageFlags, Pfn, PfnRange, ZoneType};
 use kmm_host::{PageBlock, PageReq, PageSource};
 use kmm_zone::{BadReason, FreeAt, Pressure, X86_64, ZoneLayout};
 
@@ -137,7 +137,7 @@ fn random_batches_match_the_oracle() {
                 }
             }
             compare(&zones, &held);
-            let hits: u64 = zones.stats().map(|stat| stat.numa.hit).sum();
+            let hits: u64 = zones.stats().map(|stat| stat.numa[NumaItem::Hit]).sum();
             assert_eq!(hits, served as u64);
             if op % 32 == 0 {
                 zones.validate().unwrap();

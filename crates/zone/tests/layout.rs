@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Tiny, bare, boot, frames, free_of, small};
-use kmm_frame::{Gfp, MemMap, Order, Page, PageFlags, Pfn, PfnRange, ZoneType};
+use kmm_frame::{Gfp, MemMap, NumaItem, Order, Page, PageFlags, Pfn, PfnRange, ZoneType};
 use kmm_host::{PageReq, PageSource};
 use kmm_zone::{FreeError, LayoutError, X86, X86_64, ZoneLayout, ZoneLimits, Zones, ZonesError};
 
@@ -233,8 +233,8 @@ fn every_configured_zone_has_a_snapshot() {
     assert_eq!(normal.free + normal.pcp_pages + 1, 768);
     assert_eq!((normal.pgalloc, normal.pgfree), (1, 0));
     assert_eq!(
-        (normal.numa.hit, normal.numa.local, normal.numa.miss),
-        (1, 1, 0)
+        NumaItem::ALL.map(|item| normal.numa[item]),
+        [1, 0, 0, 0, 1, 0]
     );
     let in_lists: usize = normal
         .nr_free

@@ -12,12 +12,8 @@ use kmm::procfs::slabinfo::{self, SlabLine};
 use kmm::procfs::vmallocinfo::{AreaKind, AreaLine};
 use kmm::procfs::vmstat::Vmstat;
 use kmm::procfs::zoneinfo::{Pageset, ZoneInfo};
-use kmm::procfs::{
-    NodeCounts, NodeItem, NumaCounts, NumaItem, VmEvent, VmEventCounts, ZoneCounts, ZoneItem,
-    pages_to_kb,
-};
+use kmm::procfs::{NodeCounts, NodeItem, VmEvent, VmEventCounts, pages_to_kb};
 use kmm::vmalloc::AreaFlags;
-use kmm::zone::{ZoneItem as Counted, ZoneStat};
 
 use super::{machine, manager, stack};
 use crate::fallible::{self, Text};
@@ -146,7 +142,7 @@ pub fn write_zoneinfo(out: &mut dyn Write) -> fmt::Result {
             count: pcp.count as u64,
             high: pcp.limits.high as u64,
             batch: pcp.limits.batch as u64,
-            stat_threshold: 0,
+            stat_threshold: pcp.stat_threshold as u64,
         }))?;
         let shows_node = first && zone.present > 0;
         first &= !shows_node;
@@ -164,8 +160,8 @@ pub fn write_zoneinfo(out: &mut dyn Write) -> fmt::Result {
             managed: zone.managed as u64,
             cma: 0,
             protection: &protection,
-            zone_stats: zone_stats(&zone),
-            numa_stats: numa_stats(&zone),
+            zone_stats: zone.counts,
+            numa_stats: zone.numa,
             pagesets: &pagesets,
             node_unreclaimable: false,
             start_pfn: zone.start_pfn.index() as u64,
@@ -183,8 +179,8 @@ pub fn write_vmstat(out: &mut dyn Write) -> fmt::Result {
         ..Vmstat::default()
     };
     for zone in manager().pages().stats() {
-        stat.zone.add(&zone_stats(&zone));
-        stat.numa.add(&numa_stats(&zone));
+        stat.zone.add(&zone.counts);
+        stat.numa.add(&zone.numa);
     }
     write!(out, "{stat}")
 }
@@ -244,29 +240,6 @@ fn node() -> u32 {
     u32::try_from(NodeId::ZERO.index()).unwrap_or(0)
 }
 
-fn zone_stats(zone: &ZoneStat) -> ZoneCounts {
-    let mut stats = ZoneCounts::ZERO;
-    stats[ZoneItem::FreePages] = zone.free as u64;
-    for (item, counted) in LISTED.into_iter().zip(Counted::ALL) {
-        stats[item] = zone.counts[counted] as u64;
-    }
-    stats
-}
-
-/// What zones count, by the names of the text, in the order of [`Counted::ALL`].
-const LISTED: [ZoneItem; Counted::COUNT] = [
-    ZoneItem::InactiveAnon,
-    ZoneItem::ActiveAnon,
-    ZoneItem::InactiveFile,
-    ZoneItem::ActiveFile,
-    ZoneItem::Unevictable,
-    ZoneItem::WritePending,
-    ZoneItem::Mlock,
-    ZoneItem::Bounce,
-    ZoneItem::Zspages,
-    ZoneItem::FreeCma,
-];
-
 /// /proc/pagetypeinfo.
 pub fn write_pagetypeinfo(out: &mut dyn Write) -> fmt::Result {
     let present = manager()
@@ -287,17 +260,6 @@ pub fn write_pagetypeinfo(out: &mut dyn Write) -> fmt::Result {
     pagetypeinfo::write(&mut out, zones)
 }
 
-fn numa_stats(zone: &ZoneStat) -> NumaCounts {
-    let mut stats = NumaCounts::ZERO;
-    stats[NumaItem::Hit] = zone.numa.hit;
-    stats[NumaItem::Miss] = zone.numa.miss;
-    stats[NumaItem::Foreign] = zone.numa.foreign;
-    stats[NumaItem::Interleave] = zone.numa.interleave;
-    stats[NumaItem::Local] = zone.numa.local;
-    stats[NumaItem::Other] = zone.numa.other;
-    stats
-}
-
 fn node_stats(held: &Held) -> NodeCounts {
     let slab = manager().slub().nr_pages();
     let mut stats = NodeCounts::ZERO;
@@ -313,18 +275,7 @@ fn node_stats(held: &Held) -> NodeCounts {
 }
 
 fn vm_events() -> VmEventCounts {
-    let mut events = VmEventCounts::ZERO;
-    for zone in manager().pages().stats() {
-        let alloc = match zone.kind {
-            ZoneType::Dma => VmEvent::PgallocDma,
-            ZoneType::Dma32 => VmEvent::PgallocDma32,
-            ZoneType::Movable => VmEvent::PgallocMovable,
-            ZoneType::Device => VmEvent::PgallocDevice,
-            ZoneType::Normal | ZoneType::HighMem => VmEvent::PgallocNormal,
-        };
-        events[alloc] += zone.pgalloc;
-        events[VmEvent::Pgfree] += zone.pgfree;
-    }
+    let mut events = manager().pages().events();
     let seen = manager().events();
     events[VmEvent::Pgfault] = seen.pgfault;
     events[VmEvent::Pgmajfault] = seen.pgmajfault;
