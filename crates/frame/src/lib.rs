@@ -19,7 +19,9 @@ pub use counts::{
     NodeCounts, NodeItem, NumaCounts, NumaItem, VmEvent, VmEventCounts, ZoneCounts, ZoneItem,
 };
 pub use gfp::Gfp;
-pub use memmap::{MemMap, MemMapError, Overhead};
+pub use memmap::{
+    MemMap, MemMapError, Overhead, PAGES_PER_SECTION, SECTION_SIZE_BITS, Section, SparseMap,
+};
 pub use nodemask::NodeMask;
 pub use numa::{
     LOCAL_DISTANCE, MAX_NODE_CPUS, MAX_NODE_RANGES, MAX_NODES, NodeRange, REMOTE_DISTANCE,

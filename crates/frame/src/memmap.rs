@@ -1,4 +1,4 @@
-//! The array of descriptors. Linux: `mem_map` (flat memory model).
+//! The array of descriptors. Linux: `mem_map`, include/asm-generic/memory_model.h.
 #![expect(
     unsafe_code,
     reason = "descriptors are laid into memory that the host hands over"
@@ -8,30 +8,49 @@ use core::alloc::Layout;
 use core::fmt;
 use core::ptr::NonNull;
 
-use crate::size::PAGE_SIZE;
 use crate::{Page, Pfn, PfnRange};
 
-/// One [`Page`] for each frame of a range, found in O(1). Flat: holes have descriptors too, which the
-/// host marks with [`MemMap::reserve`].
+mod overhead;
+mod sparse;
+
+pub use overhead::Overhead;
+pub use sparse::{PAGES_PER_SECTION, SECTION_SIZE_BITS, Section, SparseMap};
+
+/// One [`Page`] for each frame, found in O(1).
+///
+/// Flat ([`MemMap::new_in`]): an array over all of a range. Holes have descriptors too, which the host marks with
+/// [`MemMap::reserve`]. Sparse ([`MemMap::sparse`]): only the sections that exist have any. One look finds a descriptor of
+/// a flat map; a map that has none there asks whether it is sparse. So the flat model pays nothing for the other.
 #[derive(Clone, Copy)]
 pub struct MemMap {
     range: PfnRange,
+    /// Flat: one for each frame of `range`. Sparse: none.
     pages: &'static [Page],
+    sparse: Option<&'static SparseMap>,
 }
 
-/// Why a [`MemMap`] was refused.
+/// Why a [`MemMap`], or a section of one, was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum MemMapError {
-    /// There are more or fewer descriptors than frames.
+    /// There are more or fewer descriptors than frames, or too few words for the table of sections.
     WrongLength,
+    /// The map has no room for this section.
+    OutsideMap,
+    /// The section has descriptors already.
+    SectionExists,
+    /// The section has no descriptors.
+    NoSection,
 }
 
 impl fmt::Display for MemMapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::WrongLength => f.write_str("number of descriptors differs from number of frames"),
-        }
+        f.write_str(match self {
+            Self::WrongLength => "number of descriptors differs from number of frames",
+            Self::OutsideMap => "section lies outside the map",
+            Self::SectionExists => "section has descriptors already",
+            Self::NoSection => "section has no descriptors",
+        })
     }
 }
 
@@ -50,7 +69,11 @@ impl MemMap {
     /// [`MemMapError::WrongLength`] unless there is exactly one for each frame.
     pub fn new(range: PfnRange, pages: &'static [Page]) -> Result<Self, MemMapError> {
         if pages.len() == range.nr_pages() {
-            Ok(Self { range, pages })
+            Ok(Self {
+                range,
+                pages,
+                sparse: None,
+            })
         } else {
             Err(MemMapError::WrongLength)
         }
@@ -83,7 +106,21 @@ impl MemMap {
         // SAFETY: obligations 1 and 3: a `Page` is made of integers, for which zero is a value; obligation 2 gives the
         // memory away for ever.
         let pages = unsafe { core::slice::from_raw_parts(first, range.nr_pages()) };
-        Self { range, pages }
+        Self {
+            range,
+            pages,
+            sparse: None,
+        }
+    }
+
+    /// The map of the sections of `sparse`, those that will come included.
+    #[must_use]
+    pub const fn sparse(sparse: &'static SparseMap) -> Self {
+        Self {
+            range: sparse.span(),
+            pages: &[],
+            sparse: Some(sparse),
+        }
     }
 
     /// Marks the frames of `range` as not for the allocator: firmware, the kernel's image, boot allocations, holes. Frames
@@ -92,22 +129,47 @@ impl MemMap {
     /// # Context
     /// At boot, or by the owner of the frames: nobody else changes their flags meanwhile.
     pub fn reserve(&self, range: PfnRange) {
-        for pfn in range.intersect(self.range).iter() {
-            self.page(pfn).reserve();
+        for described in self.described() {
+            for pfn in range.intersect(described).iter() {
+                self.page(pfn).reserve();
+            }
         }
     }
 
-    /// The frames that have descriptors.
+    /// The frames that may have descriptors: all of them do in a flat map, see [`MemMap::described`] for a sparse one.
     #[must_use]
     pub const fn range(&self) -> PfnRange {
         self.range
     }
 
-    /// The descriptor of `pfn`, if it has one. Linux: `pfn_valid` and `pfn_to_page`.
+    /// The frames that have descriptors now, as runs, lowest first.
+    pub fn described(&self) -> impl Iterator<Item = PfnRange> {
+        let flat = self.sparse.is_none().then_some(self.range);
+        let mut sections = self.sparse.map(SparseMap::sections).into_iter().flatten();
+        let mut next = None;
+        let runs = core::iter::from_fn(move || {
+            let mut run = next.take().or_else(|| sections.next())?.range();
+            for section in sections.by_ref() {
+                if section.range().start() != run.end() {
+                    next = Some(section);
+                    break;
+                }
+                run = PfnRange::new(run.start(), section.range().end());
+            }
+            Some(run)
+        });
+        flat.into_iter().chain(runs)
+    }
+
+    /// The descriptor of `pfn`, if it has one. Linux: `pfn_to_online_page`.
     #[must_use]
+    #[inline]
     pub fn get(&self, pfn: Pfn) -> Option<&'static Page> {
-        self.pages
-            .get(pfn.index().checked_sub(self.range.start().index())?)
+        let offset = pfn.index().wrapping_sub(self.range.start().index());
+        match self.pages.get(offset) {
+            Some(page) => Some(page),
+            None => self.get_sparse(pfn),
+        }
     }
 
     /// The descriptor of `pfn`. Linux: `pfn_to_page`.
@@ -115,17 +177,28 @@ impl MemMap {
     /// # Panics
     /// When the frame has none.
     #[must_use]
+    #[inline]
     #[track_caller]
     pub fn page(&self, pfn: Pfn) -> &'static Page {
-        match self.get(pfn) {
+        let offset = pfn.index().wrapping_sub(self.range.start().index());
+        match self.pages.get(offset) {
             Some(page) => page,
-            None => panic!("frame {pfn} has no descriptor: {:?}", self.range),
+            None => self.page_sparse(pfn),
         }
+    }
+
+    /// Whether the frame has a descriptor. Linux: `pfn_valid`.
+    #[must_use]
+    pub fn is_valid(&self, pfn: Pfn) -> bool {
+        self.get(pfn).is_some()
     }
 
     /// The frame of a descriptor of this map; `None` for any other. Linux: `page_to_pfn`.
     #[must_use]
     pub fn pfn(&self, page: &Page) -> Option<Pfn> {
+        if let Some(sparse) = self.sparse {
+            return sparse.pfn(page);
+        }
         let offset = core::ptr::from_ref(page)
             .addr()
             .checked_sub(self.pages.as_ptr().addr())?;
@@ -135,51 +208,35 @@ impl MemMap {
 
     /// Bytes that the descriptors take.
     #[must_use]
-    pub const fn overhead_bytes(&self) -> usize {
-        size_of_val(self.pages)
+    pub fn overhead_bytes(&self) -> usize {
+        self.overhead().map_bytes
     }
 
-    /// What the descriptors cost, of how much memory.
+    /// What the descriptors cost, of how much memory. Of a sparse map, only sections that exist count.
     #[must_use]
-    pub const fn overhead(&self) -> Overhead {
-        Overhead {
-            map_bytes: self.overhead_bytes(),
-            nr_pages: self.pages.len(),
+    pub fn overhead(&self) -> Overhead {
+        match self.sparse {
+            Some(sparse) => sparse.overhead(),
+            None => Overhead {
+                map_bytes: size_of_val(self.pages),
+                nr_pages: self.pages.len(),
+            },
         }
     }
-}
 
-/// What descriptors cost. `Display` is one line, as for the boot log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Overhead {
-    /// Bytes of descriptors.
-    pub map_bytes: usize,
-    /// Frames described, holes included.
-    pub nr_pages: usize,
-}
-
-impl Overhead {
-    /// The share of the memory, in hundredths of a percent, rounded down: 156 for 64 bytes in 4096.
-    #[must_use]
-    pub const fn basis_points(&self) -> usize {
-        if self.nr_pages == 0 {
-            return 0;
-        }
-        let bytes_per_page = self.map_bytes / self.nr_pages;
-        bytes_per_page * 10_000 / PAGE_SIZE
+    /// Out of line, so that the lookup of a flat map stays small wherever it is inlined.
+    #[inline(never)]
+    fn get_sparse(&self, pfn: Pfn) -> Option<&'static Page> {
+        self.sparse?.get(pfn)
     }
-}
 
-impl fmt::Display for Overhead {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (kib, share) = (self.map_bytes / 1024, self.basis_points());
-        write!(
-            f,
-            "{kib} KiB of descriptors for {} frames, {}.{:02} % of them",
-            self.nr_pages,
-            share / 100,
-            share % 100
-        )
+    #[inline(never)]
+    #[track_caller]
+    fn page_sparse(&self, pfn: Pfn) -> &'static Page {
+        match self.get_sparse(pfn) {
+            Some(page) => page,
+            None => panic!("frame {pfn} has no descriptor: {:?}", self.range),
+        }
     }
 }
 
