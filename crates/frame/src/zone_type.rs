@@ -108,6 +108,19 @@ impl MigrateType {
         self as usize
     }
 
+    /// The name in /proc/pagetypeinfo. Linux: `migratetype_names`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unmovable => "Unmovable",
+            Self::Movable => "Movable",
+            Self::Reclaimable => "Reclaimable",
+            Self::HighAtomic => "HighAtomic",
+            Self::Cma => "CMA",
+            Self::Isolate => "Isolate",
+        }
+    }
+
     /// The type with this index.
     #[must_use]
     pub const fn from_index(index: usize) -> Option<Self> {
