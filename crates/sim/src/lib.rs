@@ -2,7 +2,6 @@
 
 mod config;
 mod cpus;
-mod inject;
 mod lock;
 mod machine;
 mod mmu;
@@ -15,7 +14,6 @@ mod tlb;
 
 pub use config::Config;
 pub use cpus::SimCpus;
-pub use inject::{FailNth, FailRandom};
 pub use lock::SimLock;
 pub use machine::Machine;
 pub use mmu::{Access, Fault, Mode, PageFault, Translation};
@@ -24,3 +22,5 @@ pub use ptes::SimPtes;
 pub use rng::{Rng, seeded};
 pub use source::{BumpSource, FreeListSource};
 pub use tlb::SimTlb;
+
+pub use kmm_layers::{FailNth, FailRandom};

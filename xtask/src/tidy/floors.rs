@@ -73,7 +73,7 @@ const RULES: &[Rule] = &[
 ];
 
 /// What the simulated machine may use; it is in the workspace for tests alone.
-const SIM_MAY_USE: &[&str] = &["frame", "host", "kcoll"];
+const SIM_MAY_USE: &[&str] = &["frame", "host", "kcoll", "layers"];
 
 /// What `cargo metadata` says about the workspace.
 pub(crate) fn metadata() -> Result<Value> {
