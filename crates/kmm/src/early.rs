@@ -13,7 +13,7 @@ use core::ops::Range;
 use core::ptr::NonNull;
 
 use kmm_frame::memblock::{Memblock, MemblockError};
-use kmm_frame::{Gfp, MemMap, PAGE_SIZE, PfnRange, PhysAddr, VirtAddr};
+use kmm_frame::{Gfp, MemMap, PAGE_SIZE, PfnRange, PhysAddr, Topology, VirtAddr};
 use kmm_host::{AllocError, Host, PageBlock, PageReq, PageSource, PhysMap};
 use kmm_pagetable_walker::{Level, Levels, MapError, Mapper, PteFlags, Root, TableCounter};
 
@@ -98,6 +98,8 @@ pub struct Early<H: Host> {
     memory: &'static [PfnRange],
     /// The host reaches frames below this now.
     limit: PhysAddr,
+    /// Which node frames and CPUs are of.
+    pub(crate) topology: Topology,
 }
 
 impl<H: Host> fmt::Debug for Early<H> {
@@ -144,9 +146,18 @@ impl<H: Host> Early<H> {
             map,
             memory: &[],
             limit: reachable_end,
+            topology: Topology::single(),
         };
         early.memory = early.keep_memory()?;
         Ok(early)
+    }
+
+    /// Says which node frames and CPUs are of, as [`crate::adapt::numa`] reads it from the firmware's tables: one node
+    /// that has everything unless said.
+    #[must_use]
+    pub fn with_topology(mut self, topology: Topology) -> Self {
+        self.topology = topology;
+        self
     }
 
     /// The ranges of RAM, for ever.

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use kmm_fault::{FaultError, FaultKind};
 use kmm_frame::memblock::Accounting as BootAccounting;
-use kmm_frame::{Gfp, MemMap, Order, PAGE_SIZE, Pfn, PfnRange};
+use kmm_frame::{Gfp, MemMap, Order, PAGE_SIZE, Pfn, PfnRange, Topology};
 use kmm_host::{AllocError, Cpus, Host, PageBlock, PageReq, PageSource, PhysMap, Sleep};
 use kmm_pagetable_walker::{KernelHalf, Levels, Mapper, Root, TableCounter};
 use kmm_slub::{CacheSlot, Slub, SlubBug, SlubConfig};
@@ -81,6 +81,7 @@ pub struct Manager<H: Host> {
     kernel_half: KernelHalf,
     levels: Levels,
     zero_page: Pfn,
+    topology: &'static Topology,
     boot: BootAccounting,
     events: Events,
 }
@@ -110,6 +111,7 @@ impl<H: Host> Manager<H> {
             mapper.prealloc_kernel_pgds(&mut root, space.vmalloc.clone())?
         };
         let zero_page = early_page(&early)?;
+        let topology = early.place(early.topology.clone())?;
         let layout = ZoneLayout::new::<X86_64>(map.range());
         let nr_cpus = host.cpus().nr_cpus();
         let storage = ZoneStorage {
@@ -166,6 +168,7 @@ impl<H: Host> Manager<H> {
             kernel_half,
             levels: space.levels,
             zero_page,
+            topology,
             boot,
             events: Events::default(),
         }))
@@ -217,6 +220,12 @@ impl<H: Host> Manager<H> {
     #[must_use]
     pub const fn zero_page(&self) -> Pfn {
         self.zero_page
+    }
+
+    /// Which node frames and CPUs are of.
+    #[must_use]
+    pub const fn topology(&self) -> &'static Topology {
+        self.topology
     }
 
     /// Where every frame was when memblock handed over: the accounting line of the boot log.

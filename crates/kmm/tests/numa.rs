@@ -103,7 +103,9 @@ fn read(srat: &[u8], slit: Option<&[u8]>, apic_ids: &[u32], ram: &[PfnRange]) ->
 
 fn unhex(text: &str) -> Vec<u8> {
     let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
-    let bytes = digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8);
+    let bytes = digits
+        .chunks(2)
+        .map(|pair| ((pair[0] << 4) | pair[1]) as u8);
     bytes.collect()
 }
 
@@ -255,7 +257,7 @@ fn memory_of_no_node_goes_to_the_node_below_or_to_node_zero() {
     let ram = [range(0, 10 * MIB), range(11 * MIB, 20 * MIB)];
     let report = read(&srat(3, &entries), None, &[], &ram);
     check(&report, &ram);
-    assert_eq!(report.nr_pages_nowhere, (11 * MIB >> 12) as usize);
+    assert_eq!(report.nr_pages_nowhere, ((11 * MIB) >> 12) as usize);
     let ranges: Vec<_> = report.topology.ranges().to_vec();
     let expected = [
         (range(0, 10 * MIB), node(0)),

@@ -8,10 +8,12 @@ use core::ptr::NonNull;
 
 use acpi::madt::{Madt, MadtEntry};
 use acpi::{AcpiError, AcpiHandler, AcpiTables, PhysicalMapping};
+use raw_cpuid::CpuId;
 use spin::Once;
 
 use crate::boot::{BootInfo, DIRECT_MAP, Door};
 
+const MAX_CPUS: usize = kmm::frame::MAX_NODE_CPUS;
 const MAX_IO_APICS: usize = 8;
 const MAX_OVERRIDES: usize = 16;
 const CPU_ENABLED: u32 = 1;
@@ -38,7 +40,7 @@ pub struct Override {
 }
 
 /// The machine as the MADT describes it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Platform {
     /// CPUs that are present and enabled.
     pub nr_cpus: u32,
@@ -48,9 +50,28 @@ pub struct Platform {
     nr_io_apics: usize,
     overrides: [Override; MAX_OVERRIDES],
     nr_overrides: usize,
+    /// The boot CPU first, then in the order of the table.
+    apic_ids: [u32; MAX_CPUS],
+    nr_apic_ids: usize,
 }
 
 impl Platform {
+    /// The local APIC ids of the CPUs, by CPU number.
+    pub fn apic_ids(&self) -> &[u32] {
+        &self.apic_ids[..self.nr_apic_ids]
+    }
+
+    fn add_cpu(&mut self, apic_id: u32, boot_id: u32) {
+        self.nr_cpus += 1;
+        if let Some(slot) = self.apic_ids.get_mut(self.nr_apic_ids) {
+            *slot = apic_id;
+            self.nr_apic_ids += 1;
+            if apic_id == boot_id {
+                self.apic_ids[..self.nr_apic_ids].rotate_right(1);
+            }
+        }
+    }
+
     /// The I/O APICs.
     pub fn io_apics(&self) -> &[IoApic] {
         &self.io_apics[..self.nr_io_apics]
@@ -159,16 +180,38 @@ pub fn init(boot: &BootInfo) {
     }
 }
 
+/// The local APIC id of this CPU, which booted.
+fn boot_apic_id() -> u32 {
+    let cpuid = CpuId::new();
+    let wide = cpuid.get_extended_topology_info();
+    let wide = wide.and_then(|mut levels| levels.next());
+    let wide = wide.map(|level| level.x2apic_id());
+    let narrow = cpuid.get_feature_info();
+    let narrow = narrow.map_or(0, |info| u32::from(info.initial_local_apic_id()));
+    wide.unwrap_or(narrow)
+}
+
 fn read(madt: &PhysicalMapping<Handler, Madt>) -> Platform {
     let madt = madt.get();
     let mut platform = Platform {
+        nr_cpus: 0,
         local_apic: u64::from(madt.local_apic_address),
-        ..Platform::default()
+        io_apics: [IoApic::default(); MAX_IO_APICS],
+        nr_io_apics: 0,
+        overrides: [Override::default(); MAX_OVERRIDES],
+        nr_overrides: 0,
+        apic_ids: [0; MAX_CPUS],
+        nr_apic_ids: 0,
     };
+    let boot_id = boot_apic_id();
     for entry in madt.entries() {
         match entry {
-            MadtEntry::LocalApic(cpu) if cpu.flags & CPU_ENABLED != 0 => platform.nr_cpus += 1,
-            MadtEntry::LocalX2Apic(cpu) if cpu.flags & CPU_ENABLED != 0 => platform.nr_cpus += 1,
+            MadtEntry::LocalApic(cpu) if cpu.flags & CPU_ENABLED != 0 => {
+                platform.add_cpu(u32::from(cpu.apic_id), boot_id);
+            }
+            MadtEntry::LocalX2Apic(cpu) if cpu.flags & CPU_ENABLED != 0 => {
+                platform.add_cpu(cpu.x2apic_id, boot_id);
+            }
             MadtEntry::LocalApicAddressOverride(entry) => {
                 platform.local_apic = entry.local_apic_address
             }

@@ -15,6 +15,7 @@ pub mod idt;
 pub mod interrupts;
 pub mod irq;
 pub mod mmio;
+pub mod numa;
 pub mod percpu;
 pub mod pic;
 pub mod serial;

@@ -21,7 +21,7 @@ use x86_64::registers::model_specific::Msr;
 
 use super::host::KernelHost;
 use super::{MACHINE, Machine, Manager, activate};
-use crate::arch::{exit, features};
+use crate::arch::{exit, features, numa};
 use crate::boot::{BootInfo, DIRECT_MAP, RegionKind, image};
 use crate::sync::RawIrqSpinLock;
 
@@ -70,6 +70,8 @@ fn take_over(boot: &'static BootInfo) -> Result<(), BuildError> {
     // SAFETY: memblock has what the firmware calls usable, less what boot told us is in use; below `mapped_end` it is mapped.
     let early = unsafe { Early::new(host, memblock.clone(), mapped_end) }?;
     describe(early.mem_map());
+    let topology = numa::read(boot, early.memory());
+    let early = early.with_topology(topology);
 
     set_memory_types();
     let space = kernel_space();
