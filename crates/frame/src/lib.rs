@@ -2,7 +2,9 @@
 #![doc = include_str!("../README.md")]
 
 mod addr;
+mod compound;
 mod counts;
+mod folio;
 mod gfp;
 pub mod memblock;
 mod memmap;
@@ -15,9 +17,11 @@ mod size;
 mod zone_type;
 
 pub use addr::{PhysAddr, VirtAddr};
+pub use compound::CompoundError;
 pub use counts::{
     NodeCounts, NodeItem, NumaCounts, NumaItem, VmEvent, VmEventCounts, ZoneCounts, ZoneItem,
 };
+pub use folio::{Folio, Lost, NotAFolio, SplitError};
 pub use gfp::Gfp;
 pub use memmap::{
     MemMap, MemMapError, Overhead, PAGES_PER_SECTION, SECTION_SIZE_BITS, Section, SparseMap,
@@ -28,7 +32,7 @@ pub use numa::{
     Topology, TopologyError,
 };
 pub use order::{MAX_ORDER, NR_ORDERS, Order};
-pub use page::{Page, PageFlags};
+pub use page::{Access, Fate, IoStatus, Page, PageFlags, References, Wake, Written};
 pub use pfn::{Pfn, PfnRange};
 pub use size::{
     PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, PageSize, Size1G, Size2M, Size4K, Size4M, getpagesize,

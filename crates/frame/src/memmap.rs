@@ -86,11 +86,10 @@ impl MemMap {
     /// 2. Nobody else uses that memory from now on, ever.
     #[must_use]
     pub unsafe fn new_in(range: PfnRange, storage: NonNull<u8>) -> Self {
-        let first = storage.cast::<Page>();
-        // SAFETY: obligations 1 and 2: the array whose layout was promised, ours alone.
-        unsafe { first.write_bytes(0, range.nr_pages()) };
-        // SAFETY: 1 and 2 are the caller's; it is zero since just now.
-        unsafe { Self::new_zeroed_in(range, storage) }
+        // SAFETY: obligations 1 and 2: room for so many, ours alone.
+        unsafe { fill_fresh(storage.cast(), range.nr_pages()) };
+        // SAFETY: obligations 1 and 2; written just now.
+        unsafe { Self::over(range, storage) }
     }
 
     /// As [`MemMap::new_in`], in memory that is zero already. O(1): none of it is touched, so memory that its host commits
@@ -102,9 +101,22 @@ impl MemMap {
     /// 3. Each of its bytes is 0.
     #[must_use]
     pub unsafe fn new_zeroed_in(range: PfnRange, storage: NonNull<u8>) -> Self {
+        #[cfg(loom)]
+        // SAFETY: obligations 1 and 2: room for so many, ours alone. Loom's atomics are not integers.
+        unsafe {
+            fill_fresh(storage.cast(), range.nr_pages());
+        }
+        // SAFETY: obligations 1 and 2; by obligation 3 it is made of fresh descriptors.
+        unsafe { Self::over(range, storage) }
+    }
+
+    /// A map of what is there.
+    ///
+    /// # Safety
+    /// `storage` is an array of a descriptor for each frame, whose memory is given away for ever.
+    unsafe fn over(range: PfnRange, storage: NonNull<u8>) -> Self {
         let first = storage.cast::<Page>().as_ptr();
-        // SAFETY: obligations 1 and 3: a `Page` is made of integers, for which zero is a value; obligation 2 gives the
-        // memory away for ever.
+        // SAFETY: the caller's promise.
         let pages = unsafe { core::slice::from_raw_parts(first, range.nr_pages()) };
         Self {
             range,
@@ -237,6 +249,25 @@ impl MemMap {
             Some(page) => page,
             None => panic!("frame {pfn} has no descriptor: {:?}", self.range),
         }
+    }
+}
+
+/// Lays `count` fresh descriptors.
+///
+/// # Safety
+/// `first` is valid for writes of so many, aligned, and nobody else's.
+unsafe fn fill_fresh(first: NonNull<Page>, count: usize) {
+    // SAFETY: by the caller; a `Page` is made of integers, and fresh when they are 0.
+    #[cfg(not(loom))]
+    unsafe {
+        first.write_bytes(0, count);
+    }
+    #[cfg(loom)]
+    for nr in 0..count {
+        // SAFETY: within the array.
+        let slot = unsafe { first.add(nr) };
+        // SAFETY: by the caller.
+        unsafe { slot.write(Page::new()) };
     }
 }
 

@@ -1,6 +1,8 @@
 //! Flat and sparse maps: one suite for both, then what only sections can do.
 #![allow(unsafe_code, missing_docs, reason = "tests lay out their own storage")]
 
+mod common;
+
 use core::alloc::Layout;
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicU64;
@@ -235,15 +237,8 @@ fn a_table_has_room_for_its_sections_only() {
 #[test]
 fn sections_come_and_go_as_a_set_does() {
     const NR: usize = 130;
-    let seed: u64 = std::env::var("KMM_SEED").map_or(0x5ec7, |text| text.parse().unwrap());
-    println!("seed {seed}; replay: KMM_SEED={seed} cargo test -p kmm-frame --test memmap_models");
-    let mut state = seed | 1;
-    let mut below = |end: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        usize::try_from(state % end as u64).unwrap()
-    };
+    let mut random = common::Random::new("memmap_models", 0x5ec7);
+    let mut below = |end: usize| usize::try_from(random.below(end as u64)).unwrap();
     let first = 5;
     let table = table(PfnRange::with_len(
         Section::new(first).range().start(),
