@@ -1,7 +1,8 @@
 //! Allocations for programs, which fail where those of `alloc` end the kernel.
 //!
 //! Stable Rust has no fallible `Arc`, `BTreeMap` or `to_vec`. Here the memory is asked for first, in a way that may fail; then the
-//! infallible allocation is made by [`crate::heap::surely`], which may use what is kept back for it. No other code runs in between.
+//! infallible allocation is made by [`crate::heap::surely`], which may use what is kept back for it. No other code runs in between: programs
+//! are served by the boot CPU, and the others allocate only while that one waits for them (`smp`).
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;

@@ -14,8 +14,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use linked_list_allocator::Heap;
 use spin::Once;
 
-use crate::mm;
 use crate::sync::IrqSpinLock;
+use crate::{mm, smp};
 
 /// The allocator behind `alloc::`.
 pub struct KernelHeap {
@@ -25,7 +25,7 @@ pub struct KernelHeap {
     last: Once<&'static (dyn GlobalAlloc + Sync)>,
 }
 
-/// Is a program being served?
+/// Is a program being served? The three below are the boot CPU's: no other one serves programs.
 static FOR_PROGRAM: AtomicBool = AtomicBool::new(false);
 /// Is an allocation being made that cannot fail?
 static SURELY: AtomicBool = AtomicBool::new(false);
@@ -92,7 +92,11 @@ pub fn set_for_program(is: bool) {
 }
 
 /// Allocates what cannot fail: a little, for which [`can_allocate`] was asked.
+///
+/// # Panics
+/// On another CPU than the boot CPU.
 pub fn surely<R>(allocate: impl FnOnce() -> R) -> R {
+    assert!(smp::is_boot_cpu(), "programs are served by the boot CPU");
     let before = SURELY.swap(true, Ordering::Relaxed);
     let result = allocate();
     SURELY.store(before, Ordering::Relaxed);
@@ -117,7 +121,8 @@ pub fn refuse_one_in(share: u64, seed: u64) {
 }
 
 fn is_refused() -> bool {
-    if !is_for_program() || SURELY.load(Ordering::Relaxed) {
+    // Programs are served by the boot CPU alone.
+    if !is_for_program() || !smp::is_boot_cpu() || SURELY.load(Ordering::Relaxed) {
         return false;
     }
     let share = REFUSE_ONE_IN.load(Ordering::Relaxed);

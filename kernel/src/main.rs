@@ -1,7 +1,7 @@
 //! The demo kernel: it takes a machine from its firmware's memory map to unmodified Linux programs, with the kmm crates doing all of the memory management.
 //!
 //! Reading order: [`boot`] (two doors, one [`boot::BootInfo`]), [`arch`] (what is x86), [`mm`] (glue to the kmm crates), `process`, `fs`, `syscall`,
-//! then [`shell`] and [`selftest`].
+//! [`smp`] (the other CPUs), then [`shell`] and [`selftest`].
 #![no_std]
 #![no_main]
 #![allow(
@@ -28,6 +28,7 @@ mod panic;
 mod process;
 mod selftest;
 mod shell;
+mod smp;
 mod symbols;
 mod sync;
 mod syscall;
@@ -52,6 +53,7 @@ fn kernel_main(boot: &'static BootInfo) -> ! {
     arch::acpi::init(boot);
     mm::init(boot);
     arch::init_late();
+    smp::init(boot);
     fs::init(boot);
     process::init();
     process::spawn_kernel_thread("shell", shell::main);

@@ -3,15 +3,16 @@
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use crate::arch::{backtrace, cpu, exit, interrupts, serial};
-use crate::process;
+use crate::arch::{backtrace, cpu, exit, interrupts, percpu, serial};
+use crate::smp;
 
 static DEPTH: AtomicU32 = AtomicU32::new(0);
 
-/// To be called before a fatal report: stops interrupts and takes the serial line from whoever has it. A report that itself fails is cut
-/// short, and a third failure ends in silence.
+/// To be called before a fatal report: stops interrupts and all other CPUs, and takes the serial line from whoever has it. A report that
+/// itself fails is cut short, and a third failure ends in silence. Of CPUs that fail at the same time, one reports.
 pub fn begin() {
     interrupts::disable();
+    smp::stop_others();
     serial::force_unlock();
     match DEPTH.fetch_add(1, Ordering::Relaxed) {
         0 => {}
@@ -30,7 +31,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
         Some(location) => println!("kmm: panic at {location}: {}", info.message()),
         None => println!("kmm: panic: {}", info.message()),
     }
-    println!("  task {}", process::current_name());
+    println!("  CPU {}, task {}", percpu::cpu(), smp::current_name());
     backtrace::print_here();
     exit::exit(exit::PANIC)
 }

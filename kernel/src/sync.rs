@@ -2,15 +2,43 @@
 //!
 //! A per-CPU depth counter remembers how many such locks are held, and whether interrupts were on when the first was taken; only the last
 //! release may turn them on again. Guards are `!Send`, so the release happens on the CPU of the acquire.
+//!
+//! Who waits for such a lock cannot be interrupted, and the holder may be waiting for this CPU to flush its TLB: so the wait looks for
+//! such requests, and answers them ([`smp::poll`]).
 #![expect(unsafe_code, reason = "implements lock_api::RawMutex")]
 
 use core::hint;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::arch::interrupts;
+use crate::arch::{interrupts, timer};
+use crate::smp;
 
-/// Nobody holds such a lock for the seconds that this takes.
+/// Nobody is waited for so often ...
 const DEADLOCK_SPINS: u64 = 1 << 25;
+/// ... and for so long. A CPU of a virtual machine may stand still for a while.
+const DEADLOCK_NS: u64 = 10_000_000_000;
+
+/// Counts the turns of a wait that ends in microseconds, unless something is wrong.
+#[derive(Debug, Default)]
+pub struct Patience {
+    nr_spins: u64,
+    since_ns: u64,
+}
+
+impl Patience {
+    /// One more turn, in which requests of other CPUs are answered. `false` when it is time to give up.
+    pub fn spin(&mut self) -> bool {
+        hint::spin_loop();
+        smp::poll();
+        if self.nr_spins == 0 {
+            self.since_ns = timer::now_ns();
+        }
+        self.nr_spins += 1;
+        // Before the clocks are measured, turns alone count.
+        self.nr_spins % DEADLOCK_SPINS != 0
+            || self.since_ns != 0 && timer::now_ns() - self.since_ns < DEADLOCK_NS
+    }
+}
 
 /// A spin lock with interrupts off.
 pub struct RawIrqSpinLock {
@@ -30,15 +58,10 @@ unsafe impl lock_api::RawMutex for RawIrqSpinLock {
 
     fn lock(&self) {
         interrupts::push_off();
-        let mut nr_spins = 0_u64;
+        let mut patience = Patience::default();
         while self.locked.swap(true, Ordering::Acquire) {
             while self.locked.load(Ordering::Relaxed) {
-                hint::spin_loop();
-                nr_spins += 1;
-                assert!(
-                    nr_spins < DEADLOCK_SPINS,
-                    "deadlock: a spin lock is never released"
-                );
+                assert!(patience.spin(), "deadlock: a spin lock is never released");
             }
         }
     }

@@ -8,15 +8,17 @@ use core::ptr::NonNull;
 
 use acpi::madt::{Madt, MadtEntry};
 use acpi::{AcpiError, AcpiHandler, AcpiTables, PhysicalMapping};
-use raw_cpuid::CpuId;
 use spin::Once;
 
+use super::features;
 use crate::boot::{BootInfo, DIRECT_MAP, Door};
+use crate::smp::MAX_CPUS;
 
-const MAX_CPUS: usize = kmm::frame::MAX_NODE_CPUS;
 const MAX_IO_APICS: usize = 8;
 const MAX_OVERRIDES: usize = 16;
 const CPU_ENABLED: u32 = 1;
+/// Means all CPUs.
+const BROADCAST_ID: u32 = 0xff;
 const ISA_BUS: u8 = 0;
 
 /// An I/O APIC.
@@ -42,33 +44,84 @@ pub struct Override {
 /// The machine as the MADT describes it.
 #[derive(Clone, Copy, Debug)]
 pub struct Platform {
-    /// CPUs that are present and enabled.
-    pub nr_cpus: u32,
+    /// The boot CPU first, then in the order of the table.
+    apic_ids: [u32; MAX_CPUS],
+    nr_cpus: usize,
+    lists_boot_cpu: bool,
+    left_out: LeftOut,
     /// Physical address of the local APIC's registers.
     pub local_apic: u64,
     io_apics: [IoApic; MAX_IO_APICS],
     nr_io_apics: usize,
     overrides: [Override; MAX_OVERRIDES],
     nr_overrides: usize,
-    /// The boot CPU first, then in the order of the table.
-    apic_ids: [u32; MAX_CPUS],
-    nr_apic_ids: usize,
+}
+
+/// CPUs that the MADT lists and the kernel does not use.
+#[derive(Clone, Copy, Debug, Default)]
+struct LeftOut {
+    /// Disabled; those that are "online capable" could be plugged in.
+    absent: u32,
+    /// Reached by an x2APIC only.
+    x2apic: u32,
+    /// Listed twice, or with a number that no CPU can have.
+    bad: u32,
+    /// More than there is room for.
+    too_many: u32,
+}
+
+impl LeftOut {
+    fn print(&self) {
+        for (count, why) in [
+            (self.absent, "disabled, or not plugged in"),
+            (self.x2apic, "to be reached by an x2APIC only"),
+            (self.bad, "listed twice or with a number that no CPU has"),
+            (self.too_many, "more than this kernel has room for"),
+        ] {
+            if count > 0 {
+                println!("acpi: {count} CPUs left out: {why}");
+            }
+        }
+    }
 }
 
 impl Platform {
-    /// The local APIC ids of the CPUs, by CPU number.
-    pub fn apic_ids(&self) -> &[u32] {
-        &self.apic_ids[..self.nr_apic_ids]
+    /// A machine of one CPU.
+    fn new(boot_apic_id: u32, local_apic: u64) -> Self {
+        let mut apic_ids = [0; MAX_CPUS];
+        apic_ids[0] = boot_apic_id;
+        Self {
+            apic_ids,
+            nr_cpus: 1,
+            lists_boot_cpu: false,
+            left_out: LeftOut::default(),
+            local_apic,
+            io_apics: [IoApic::default(); MAX_IO_APICS],
+            nr_io_apics: 0,
+            overrides: [Override::default(); MAX_OVERRIDES],
+            nr_overrides: 0,
+        }
     }
 
-    fn add_cpu(&mut self, apic_id: u32, boot_id: u32) {
-        self.nr_cpus += 1;
-        if let Some(slot) = self.apic_ids.get_mut(self.nr_apic_ids) {
+    /// The numbers of the local APICs of all CPUs that are there and enabled, by number of the CPU: the boot CPU's first.
+    pub fn apic_ids(&self) -> &[u32] {
+        &self.apic_ids[..self.nr_cpus]
+    }
+
+    fn add_cpu(&mut self, apic_id: u32, flags: u32) {
+        if flags & CPU_ENABLED == 0 {
+            self.left_out.absent += 1;
+        } else if apic_id == BROADCAST_ID {
+            self.left_out.bad += 1;
+        } else if apic_id == self.apic_ids[0] && !self.lists_boot_cpu {
+            self.lists_boot_cpu = true;
+        } else if self.apic_ids().contains(&apic_id) {
+            self.left_out.bad += 1;
+        } else if let Some(slot) = self.apic_ids.get_mut(self.nr_cpus) {
             *slot = apic_id;
-            self.nr_apic_ids += 1;
-            if apic_id == boot_id {
-                self.apic_ids[..self.nr_apic_ids].rotate_right(1);
-            }
+            self.nr_cpus += 1;
+        } else {
+            self.left_out.too_many += 1;
         }
     }
 
@@ -168,49 +221,21 @@ pub fn init(boot: &BootInfo) {
                 "acpi: {} CPUs, {} I/O APICs, local APIC at {:#x}",
                 platform.nr_cpus, platform.nr_io_apics, platform.local_apic
             );
-            if platform.nr_cpus > 1 {
-                println!(
-                    "smp: {} CPUs present, 1 started: this kernel runs on the boot CPU alone",
-                    platform.nr_cpus
-                );
-            }
+            platform.left_out.print();
             PLATFORM.call_once(|| platform);
         }
         Err(error) => println!("acpi: no MADT ({error:?}): one CPU, legacy interrupts"),
     }
 }
 
-/// The local APIC id of this CPU, which booted.
-fn boot_apic_id() -> u32 {
-    let cpuid = CpuId::new();
-    let wide = cpuid.get_extended_topology_info();
-    let wide = wide.and_then(|mut levels| levels.next());
-    let wide = wide.map(|level| level.x2apic_id());
-    let narrow = cpuid.get_feature_info();
-    let narrow = narrow.map_or(0, |info| u32::from(info.initial_local_apic_id()));
-    wide.unwrap_or(narrow)
-}
-
 fn read(madt: &PhysicalMapping<Handler, Madt>) -> Platform {
     let madt = madt.get();
-    let mut platform = Platform {
-        nr_cpus: 0,
-        local_apic: u64::from(madt.local_apic_address),
-        io_apics: [IoApic::default(); MAX_IO_APICS],
-        nr_io_apics: 0,
-        overrides: [Override::default(); MAX_OVERRIDES],
-        nr_overrides: 0,
-        apic_ids: [0; MAX_CPUS],
-        nr_apic_ids: 0,
-    };
-    let boot_id = boot_apic_id();
+    let mut platform = Platform::new(features::initial_apic_id(), madt.local_apic_address.into());
     for entry in madt.entries() {
         match entry {
-            MadtEntry::LocalApic(cpu) if cpu.flags & CPU_ENABLED != 0 => {
-                platform.add_cpu(u32::from(cpu.apic_id), boot_id);
-            }
+            MadtEntry::LocalApic(cpu) => platform.add_cpu(cpu.apic_id.into(), cpu.flags),
             MadtEntry::LocalX2Apic(cpu) if cpu.flags & CPU_ENABLED != 0 => {
-                platform.add_cpu(cpu.x2apic_id, boot_id);
+                platform.left_out.x2apic += 1;
             }
             MadtEntry::LocalApicAddressOverride(entry) => {
                 platform.local_apic = entry.local_apic_address

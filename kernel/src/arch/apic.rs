@@ -1,12 +1,14 @@
 //! The local APIC and the I/O APICs, by memory-mapped registers; the local one by MSR where the firmware has switched it to x2APIC.
 #![expect(unsafe_code, reason = "model-specific registers, device mappings")]
 
+use core::sync::atomic::{Ordering, fence};
+
 use spin::Once;
 use x86_64::registers::model_specific::Msr;
 
 use super::acpi::{Override, Platform};
-use super::features;
 use super::mmio::Registers;
+use super::{features, interrupts};
 use crate::mm;
 use crate::sync::IrqSpinLock;
 
@@ -21,6 +23,8 @@ const ID: u32 = 0x20;
 const TASK_PRIORITY: u32 = 0x80;
 const END_OF_INTERRUPT: u32 = 0xb0;
 const SPURIOUS: u32 = 0xf0;
+const COMMAND_LOW: u32 = 0x300;
+const COMMAND_HIGH: u32 = 0x310;
 const LVT_TIMER: u32 = 0x320;
 const LVT_LINT0: u32 = 0x350;
 const LVT_ERROR: u32 = 0x370;
@@ -33,6 +37,15 @@ const LVT_MASKED: u32 = 1 << 16;
 const LVT_PERIODIC: u32 = 1 << 17;
 const DIVIDE_BY_16: u32 = 0b0011;
 
+// The interrupt command register: SDM 3A, "Issuing interprocessor interrupts".
+const COMMAND_NMI: u32 = 0b100 << 8;
+const COMMAND_INIT: u32 = 0b101 << 8;
+const COMMAND_STARTUP: u32 = 0b110 << 8;
+const COMMAND_PENDING: u32 = 1 << 12;
+const COMMAND_ASSERT: u32 = 1 << 14;
+/// An interrupt is accepted in microseconds; who is not there never takes it.
+const MAX_COMMAND_POLLS: u32 = 1_000_000;
+
 /// Vector of interrupts that went away before they were taken.
 pub const SPURIOUS_VECTOR: u8 = 0xff;
 
@@ -41,7 +54,20 @@ enum Access {
     Msr,
 }
 
-/// This CPU's interrupt controller.
+/// What one CPU sends to another.
+#[derive(Clone, Copy, Debug)]
+pub enum Ipi {
+    /// An interrupt with this vector.
+    Vector(u8),
+    /// The interrupt that cannot be put off.
+    Nmi,
+    /// Back to the state after reset, waiting for [`Ipi::Startup`].
+    Init,
+    /// Start in real mode at this page of the first megabyte.
+    Startup(u8),
+}
+
+/// This CPU's interrupt controller: each CPU finds its own one at the same address.
 pub struct LocalApic {
     access: Access,
 }
@@ -59,33 +85,78 @@ fn map(phys: u64) -> Option<Registers> {
     Some(unsafe { Registers::new(base, REGISTERS_LEN) })
 }
 
-/// Switches the local APIC on. `None` if the CPU has none, or it cannot be mapped.
+/// Switches the boot CPU's local APIC on. `None` if it has none, or it cannot be mapped.
 pub fn init_local(platform: &Platform) -> Option<&'static LocalApic> {
     if !features::get().apic {
         return None;
     }
-    let mut base = Msr::new(MSR_APIC_BASE);
     // SAFETY: the MSR exists, as CPUID shows a local APIC.
-    let value = unsafe { base.read() };
+    let value = unsafe { Msr::new(MSR_APIC_BASE).read() };
     let access = if value & APIC_BASE_X2APIC != 0 {
         Access::Msr
     } else {
         Access::Mmio(map(platform.local_apic)?)
     };
-    if value & APIC_BASE_ENABLE == 0 {
-        // SAFETY: enables the APIC where it is.
-        unsafe { base.write(value | APIC_BASE_ENABLE) };
-    }
     let apic = LOCAL.call_once(|| LocalApic { access });
-    apic.write(TASK_PRIORITY, 0);
-    apic.write(LVT_TIMER, LVT_MASKED);
-    apic.write(LVT_LINT0, LVT_MASKED);
-    apic.write(LVT_ERROR, LVT_MASKED);
-    apic.write(SPURIOUS, SPURIOUS_ENABLE | u32::from(SPURIOUS_VECTOR));
+    apic.enable_here();
     Some(apic)
 }
 
 impl LocalApic {
+    /// Switches the APIC of the running CPU on, in the mode of the boot CPU's. Its interrupts come at no priority's expense, and but for those
+    /// sent to it none does.
+    pub fn enable_here(&self) {
+        let mut base = Msr::new(MSR_APIC_BASE);
+        // SAFETY: the MSR exists wherever there is a local APIC.
+        let value = unsafe { base.read() };
+        let mode = match self.access {
+            Access::Mmio(_) => APIC_BASE_ENABLE,
+            Access::Msr => APIC_BASE_ENABLE | APIC_BASE_X2APIC,
+        };
+        if value & mode != mode {
+            // SAFETY: enables the APIC where it is.
+            unsafe { base.write(value | mode) };
+        }
+        self.write(TASK_PRIORITY, 0);
+        self.write(LVT_TIMER, LVT_MASKED);
+        self.write(LVT_LINT0, LVT_MASKED);
+        self.write(LVT_ERROR, LVT_MASKED);
+        self.write(SPURIOUS, SPURIOUS_ENABLE | u32::from(SPURIOUS_VECTOR));
+    }
+
+    /// Sends something to the CPU whose APIC has this number. `false` if it was never accepted.
+    ///
+    /// # Context
+    /// Any, interrupts and NMI included: it keeps interrupts off itself.
+    pub fn send(&self, apic_id: u32, ipi: Ipi) -> bool {
+        let command = match ipi {
+            Ipi::Vector(vector) => COMMAND_ASSERT | u32::from(vector),
+            Ipi::Nmi => COMMAND_ASSERT | COMMAND_NMI,
+            Ipi::Init => COMMAND_ASSERT | COMMAND_INIT,
+            Ipi::Startup(page) => COMMAND_ASSERT | COMMAND_STARTUP | u32::from(page),
+        };
+        interrupts::without(|| match &self.access {
+            Access::Mmio(_) => {
+                self.wait_until_sent();
+                self.write(COMMAND_HIGH, apic_id << 24);
+                self.write(COMMAND_LOW, command);
+                self.wait_until_sent()
+            }
+            Access::Msr => {
+                let command = u64::from(apic_id) << 32 | u64::from(command);
+                // What was written before is seen by who is interrupted: this register does not wait for that by itself.
+                fence(Ordering::SeqCst);
+                // SAFETY: in x2APIC mode the command is one register; what is sent interrupts or starts a CPU that we know.
+                unsafe { Msr::new(MSR_X2APIC + (COMMAND_LOW >> 4)).write(command) };
+                true
+            }
+        })
+    }
+
+    fn wait_until_sent(&self) -> bool {
+        (0..MAX_COMMAND_POLLS).any(|_| self.read(COMMAND_LOW) & COMMAND_PENDING == 0)
+    }
+
     fn read(&self, register: u32) -> u32 {
         match &self.access {
             Access::Mmio(registers) => registers.read(register as usize),
@@ -108,11 +179,11 @@ impl LocalApic {
     }
 
     /// The number by which interrupts are sent here.
-    pub fn id(&self) -> u8 {
+    pub fn id(&self) -> u32 {
         let id = self.read(ID);
         match self.access {
-            Access::Mmio(_) => id.to_le_bytes()[3],
-            Access::Msr => id.to_le_bytes()[0],
+            Access::Mmio(_) => id >> 24,
+            Access::Msr => id,
         }
     }
 
@@ -176,7 +247,7 @@ impl IoApicWindow {
 static IO_LOCK: IrqSpinLock<()> = IrqSpinLock::new(());
 
 /// Masks every line of every I/O APIC, and sends the ISA line of `wanted` to `vector` on the CPU `apic_id`. `false` if no I/O APIC serves it.
-pub fn init_io(platform: &Platform, wanted: Override, vector: u8, apic_id: u8) -> bool {
+pub fn init_io(platform: &Platform, wanted: Override, vector: u8, apic_id: u32) -> bool {
     let _locked = IO_LOCK.lock();
     let mut is_routed = false;
     for io_apic in platform.io_apics() {
@@ -197,7 +268,7 @@ pub fn init_io(platform: &Platform, wanted: Override, vector: u8, apic_id: u8) -
                 } else {
                     0
                 };
-                window.write(register + 1, u32::from(apic_id) << 24);
+                window.write(register + 1, apic_id << 24);
                 window.write(register, u32::from(vector) | polarity | trigger);
                 is_routed = true;
             } else {

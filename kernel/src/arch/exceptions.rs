@@ -9,7 +9,7 @@ use super::trap::TrapFrame;
 use super::{KERNEL_STACK_BYTES, USER_END, backtrace, exit, interrupts, percpu, usercopy};
 use crate::boot::image;
 use crate::process::{self, SignalInfo};
-use crate::{mm, panic};
+use crate::{mm, panic, smp};
 
 const NMI: u64 = 2;
 const DOUBLE_FAULT: u64 = 8;
@@ -103,7 +103,9 @@ pub(super) fn from_kernel(frame: &mut TrapFrame) {
     match (frame.vector, fixup) {
         (PAGE_FAULT, Some(fixup)) => {
             let error = PageFaultErrorCode::from_bits_truncate(frame.error_code);
-            if cr2 < USER_END && frame.interrupts_were_on() {
+            if cr2 < USER_END && percpu::cpu() != 0 {
+                // Programs run on the boot CPU: what another one finds unmapped stays so.
+            } else if cr2 < USER_END && frame.interrupts_were_on() {
                 interrupts::enable();
                 let resolved = mm::page_fault(frame, cr2, error);
                 interrupts::disable();
@@ -137,8 +139,11 @@ pub(super) fn from_kernel(frame: &mut TrapFrame) {
     }
 }
 
-/// NMI, #DF or #MC, on a stack of its own. The kernel ends here.
+/// NMI, #DF or #MC, on a stack of its own. The kernel ends here; this CPU does, when another one has said so.
 pub(super) fn paranoid(frame: &mut TrapFrame) {
+    if frame.vector == NMI {
+        smp::stop_if_told();
+    }
     fatal(
         frame,
         Cr2::read_raw(),
@@ -206,7 +211,7 @@ fn fatal(frame: &TrapFrame, cr2: u64, what: fmt::Arguments<'_>) -> ! {
     println!(
         "  CPU {}, task {}, cr2 {cr2:016x}, cr3 {:016x}",
         percpu::cpu(),
-        process::current_name(),
+        smp::current_name(),
         super::cpu::read_cr3()
     );
     println!("{frame}");

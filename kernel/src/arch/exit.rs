@@ -3,7 +3,8 @@
 
 use x86_64::instructions::port::Port;
 
-use super::cpu;
+use super::{cpu, serial};
+use crate::smp;
 
 /// All went well.
 pub const SUCCESS: u8 = 0;
@@ -18,8 +19,10 @@ const ISA_DEBUG_EXIT_PORT: u16 = 0xf4;
 const QEMU_PM1A_CONTROL_PORT: u16 = 0x604;
 const SLEEP_ENABLE_S5: u16 = 0x2000;
 
-/// Prints `kmm-exit: code` and ends the machine. `isa-debug-exit` turns the code `n` into `2n + 1`, so the line is what to read.
+/// Stops the other CPUs, prints `kmm-exit: code` and ends the machine. `isa-debug-exit` turns the code `n` into `2n + 1`, so the line is what to read.
 pub fn exit(code: u8) -> ! {
+    smp::stop_others();
+    serial::force_unlock();
     println!("kmm-exit: {code}");
     // SAFETY: the port belongs to `isa-debug-exit`, or to nothing.
     unsafe { Port::<u32>::new(ISA_DEBUG_EXIT_PORT).write(u32::from(code)) };

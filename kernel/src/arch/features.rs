@@ -15,7 +15,7 @@ use x86_64::registers::model_specific::{Efer, EferFlags};
 use crate::boot::{DIRECT_MAP, image};
 
 /// What this CPU has of what `mm` cares about.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Features {
     /// No-execute pages.
     pub nx: bool,
@@ -75,38 +75,20 @@ pub fn get() -> &'static Features {
     FEATURES.call_once(read)
 }
 
-/// Switches on what there is.
+/// The number of this CPU's local APIC, as it was at reset.
+pub fn initial_apic_id() -> u32 {
+    CpuId::new()
+        .get_feature_info()
+        .map_or(0, |info| info.initial_local_apic_id().into())
+}
+
+/// Switches on what there is, on the boot CPU.
 pub fn init() {
     let features = get();
-    // SAFETY: NX alone changes nothing while no entry has bit 63 set, and from then on is what we want.
-    unsafe { Efer::update(|flags| flags.set(EferFlags::NO_EXECUTE_ENABLE, features.nx)) };
-    // SAFETY: the kernel never writes through a read-only mapping; FPU instructions do not trap.
-    unsafe {
-        Cr0::update(|flags| {
-            flags.insert(
-                Cr0Flags::WRITE_PROTECT | Cr0Flags::NUMERIC_ERROR | Cr0Flags::MONITOR_COPROCESSOR,
-            );
-            flags.remove(Cr0Flags::EMULATE_COPROCESSOR | Cr0Flags::TASK_SWITCHED);
-        });
-    }
     if features.smap {
         patch_smap_sites();
     }
-    // SAFETY: the kernel executes no user page; it touches user memory only between the patched `stac` and `clac`. FXSAVE works from here.
-    // OSXSAVE stays off, so that programs keep to SSE; FSGSBASE stays off, so that GS in kernel mode is the kernel's.
-    unsafe {
-        Cr4::update(|flags| {
-            flags.insert(Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE);
-            flags.remove(Cr4Flags::OSXSAVE | Cr4Flags::FSGSBASE | Cr4Flags::TIMESTAMP_DISABLE);
-            flags.set(Cr4Flags::PAGE_GLOBAL, features.pge);
-            flags.set(
-                Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION,
-                features.smep,
-            );
-            flags.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, features.smap);
-            flags.set(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, features.umip);
-        });
-    }
+    enable(features);
     println!(
         "cpu: {}, {} physical address bits{}{}{}{}{}{}",
         CpuId::new()
@@ -125,6 +107,45 @@ pub fn init() {
             ""
         },
     );
+}
+
+/// Switches on what the boot CPU has, on another one. `false` if this CPU is of another kind: it must not run the kernel then.
+pub fn init_like_boot_cpu() -> bool {
+    let is_alike = read() == *get();
+    if is_alike {
+        enable(get());
+    }
+    is_alike
+}
+
+/// Sets this CPU's control registers.
+fn enable(features: &Features) {
+    // SAFETY: NX alone changes nothing while no entry has bit 63 set, and from then on is what we want.
+    unsafe { Efer::update(|flags| flags.set(EferFlags::NO_EXECUTE_ENABLE, features.nx)) };
+    // SAFETY: the kernel never writes through a read-only mapping; FPU instructions do not trap.
+    unsafe {
+        Cr0::update(|flags| {
+            flags.insert(
+                Cr0Flags::WRITE_PROTECT | Cr0Flags::NUMERIC_ERROR | Cr0Flags::MONITOR_COPROCESSOR,
+            );
+            flags.remove(Cr0Flags::EMULATE_COPROCESSOR | Cr0Flags::TASK_SWITCHED);
+        });
+    }
+    // SAFETY: the kernel executes no user page; it touches user memory only between the patched `stac` and `clac`. FXSAVE works from here.
+    // OSXSAVE stays off, so that programs keep to SSE; FSGSBASE stays off, so that GS in kernel mode is the kernel's.
+    unsafe {
+        Cr4::update(|flags| {
+            flags.insert(Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE);
+            flags.remove(Cr4Flags::OSXSAVE | Cr4Flags::FSGSBASE | Cr4Flags::TIMESTAMP_DISABLE);
+            flags.set(Cr4Flags::PAGE_GLOBAL, features.pge);
+            flags.set(
+                Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION,
+                features.smep,
+            );
+            flags.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, features.smap);
+            flags.set(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, features.umip);
+        });
+    }
 }
 
 /// Turns the no-ops of `entry.S` into `clac` and `stac`. The text may be read-only already, so it is written through the direct map.

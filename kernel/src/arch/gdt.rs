@@ -60,6 +60,12 @@ impl Descriptors {
         }
     }
 
+    /// Makes zeros into [`Self::new`].
+    pub(super) fn finish_zeros(&mut self) {
+        self.gdt = GlobalDescriptorTable::new();
+        self.tss = TaskStateSegment::new();
+    }
+
     pub(super) fn set_kernel_stack(&mut self, top: u64) {
         self.tss.privilege_stack_table[0] = VirtAddr::new(top);
     }
@@ -76,7 +82,7 @@ impl Descriptors {
         self.gdt.append(Descriptor::user_data_segment());
         self.gdt.append(Descriptor::user_code_segment());
         let tss: *const TaskStateSegment = &raw const self.tss;
-        // SAFETY: the TSS lies in a static, beside the table that names it.
+        // SAFETY: the TSS lies beside the table that names it, and lives as long: for ever.
         self.gdt
             .append(unsafe { Descriptor::tss_segment_unchecked(tss) });
         &self.gdt
@@ -86,7 +92,8 @@ impl Descriptors {
 /// Loads this CPU's segments and task register.
 pub fn init() {
     let this = percpu::this_cpu();
-    // SAFETY: this CPU's data is a static, and nobody else holds a reference into it: `set_kernel_stack` makes its own, with interrupts off.
+    // SAFETY: this CPU's data lives for ever, and nobody else holds a reference into it: `set_kernel_stack` makes its own, with interrupts
+    // off.
     let gdt = unsafe { (*this).descriptors.build() };
     // SAFETY: it is `'static`, and the selectors below exist in it.
     unsafe { gdt.load_unsafe() };

@@ -2,11 +2,14 @@
 
 use super::trap::TrapFrame;
 use super::{acpi, apic, pic, serial, timer};
+use crate::smp;
 
 /// Vector of the local APIC's timer.
 pub const TIMER_VECTOR: u8 = 0x40;
 /// Vector of the serial line by way of the I/O APIC.
 const SERIAL_VECTOR: u8 = 0x41;
+/// Vector by which CPUs ask each other to look at what is wanted of them.
+pub const REQUEST_VECTOR: u8 = 0x42;
 const PIT_LINE: u8 = 0;
 
 /// Chooses the interrupt controllers: APICs if the MADT has them, else the PICs.
@@ -41,6 +44,10 @@ pub(super) fn handle(frame: &mut TrapFrame) {
         SERIAL_VECTOR => {
             end_of_interrupt();
             serial::poll();
+        }
+        REQUEST_VECTOR => {
+            end_of_interrupt();
+            smp::on_request();
         }
         PIT_VECTOR => {
             pic::end_of_interrupt(PIT_LINE);

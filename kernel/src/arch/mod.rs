@@ -51,6 +51,18 @@ pub fn init_early() {
     image::unmap_boot_stack_guard();
 }
 
+/// The same on a CPU that starts later. `false` if it is of another kind than the boot CPU, and cannot be used.
+pub fn init_early_on_ap() -> bool {
+    gdt::init();
+    idt::init();
+    let is_alike = features::init_like_boot_cpu();
+    if is_alike {
+        syscall::init();
+        fpu::FpuState::init().restore();
+    }
+    is_alike
+}
+
 /// Interrupt controllers and the tick; needs `mm::ioremap`. Interrupts stay off.
 pub fn init_late() {
     irq::init();

@@ -1,7 +1,8 @@
 //! What each CPU has of its own, found through GS.
 //!
 //! In kernel mode GS points to this CPU's [`PerCpu`]; `swapgs` on entry from user mode makes it so. It is set before anything locks or
-//! prints. The assembly of `entry.S` knows the first fields by offset.
+//! prints. The assembly of `entry.S` knows the first fields by offset. Nobody but its own CPU touches it: what CPUs want of each other
+//! goes through [`crate::smp`].
 #![expect(unsafe_code, reason = "GS-relative data")]
 
 use core::arch::asm;
@@ -39,25 +40,53 @@ const _: () = assert!(
         && offset_of!(PerCpu, user_rsp) == 16
 );
 
+impl PerCpu {
+    /// The data of a CPU that has not started.
+    pub const fn new(cpu: u32) -> Self {
+        Self {
+            this: ptr::null(),
+            kernel_stack_top: 0,
+            user_rsp: 0,
+            irq_off_depth: 0,
+            irqs_were_on: false,
+            cpu,
+            descriptors: Descriptors::new(),
+        }
+    }
+
+    /// As [`Self::new`], written to where it will be: it is too large for a stack.
+    ///
+    /// # Safety
+    /// `this` is valid for writes of a [`PerCpu`], and aligned.
+    pub unsafe fn new_in(this: *mut Self, cpu: u32) {
+        // SAFETY: the caller's promise.
+        unsafe { this.write_bytes(0, 1) };
+        // SAFETY: as above; zeros are values of every field.
+        let this = unsafe { &mut *this };
+        this.cpu = cpu;
+        this.descriptors.finish_zeros();
+    }
+}
+
 struct BootCpu(UnsafeCell<PerCpu>);
 
-// SAFETY: reached only through `with`, by CPU 0, with interrupts off.
+// SAFETY: reached through GS alone, by CPU 0.
 unsafe impl Sync for BootCpu {}
 
-static BOOT_CPU: BootCpu = BootCpu(UnsafeCell::new(PerCpu {
-    this: ptr::null(),
-    kernel_stack_top: 0,
-    user_rsp: 0,
-    irq_off_depth: 0,
-    irqs_were_on: false,
-    cpu: 0,
-    descriptors: Descriptors::new(),
-}));
+static BOOT_CPU: BootCpu = BootCpu(UnsafeCell::new(PerCpu::new(0)));
 
 /// Points GS at the boot CPU's data.
 pub fn init_boot_cpu() {
-    let this = BOOT_CPU.0.get();
-    // SAFETY: nobody else runs yet.
+    // SAFETY: a static; nobody else runs yet.
+    unsafe { init(BOOT_CPU.0.get()) };
+}
+
+/// Points GS at `this`, the data of the CPU that calls.
+///
+/// # Safety
+/// `this` is a [`PerCpu`] that lives for ever, and that no other CPU uses.
+pub unsafe fn init(this: *mut PerCpu) {
+    // SAFETY: the caller's promise.
     unsafe { (*this).this = this };
     // SAFETY: null selectors are always valid for data; whatever the bootloader had there goes with its GDT.
     unsafe { FS::set_reg(SegmentSelector::NULL) };
@@ -70,17 +99,27 @@ pub fn init_boot_cpu() {
 /// This CPU's data. The pointer stays valid; the caller keeps interrupts off while it uses it.
 pub(super) fn this_cpu() -> *mut PerCpu {
     let this: *mut PerCpu;
-    // SAFETY: GS points to a `PerCpu` whose first field is its own address, since `init_boot_cpu`.
+    // SAFETY: GS points to a `PerCpu` whose first field is its own address, since `init`.
     unsafe {
         asm!("mov {}, gs:[0]", out(reg) this, options(nostack, preserves_flags, readonly, pure))
     }
     this
 }
 
-/// The number of the running CPU.
+/// Where this CPU's data lies.
+pub fn this() -> usize {
+    this_cpu().addr()
+}
+
+/// The number of the running CPU; 0 booted.
+#[inline]
 pub fn cpu() -> u32 {
-    // SAFETY: `cpu` never changes.
-    unsafe { (*this_cpu()).cpu }
+    let cpu: u32;
+    // SAFETY: GS points to a `PerCpu`, and its number never changes.
+    unsafe {
+        asm!("mov {:e}, gs:[{}]", out(reg) cpu, const offset_of!(PerCpu, cpu), options(nostack, preserves_flags, readonly, pure))
+    }
+    cpu
 }
 
 /// The stack for the next entry from user mode: traps (TSS.RSP0) and system calls. The scheduler calls it before each switch.

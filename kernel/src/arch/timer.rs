@@ -1,13 +1,13 @@
 //! Time: a tick 100 times a second, and nanoseconds by the time-stamp counter. Both are measured against the PIT once.
 #![expect(unsafe_code, reason = "port I/O")]
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use x86_64::instructions::port::Port;
 
 use super::trap::TrapFrame;
-use super::{apic, cpu, irq, serial};
-use crate::process;
+use super::{apic, cpu, irq, percpu, serial};
+use crate::{process, smp};
 
 /// Ticks a second. Linux: `HZ`; its user-visible `USER_HZ` is the same.
 pub const HZ: u64 = 100;
@@ -36,6 +36,8 @@ const MAX_PIT_POLLS: u32 = 2_000_000;
 static TICKS: AtomicU64 = AtomicU64::new(0);
 static TSC_AT_START: AtomicU64 = AtomicU64::new(0);
 static TSC_HZ: AtomicU64 = AtomicU64::new(0);
+/// What the local APICs' timers count down for one tick; 0 where the tick is the PIT's.
+static APIC_COUNT: AtomicU32 = AtomicU32::new(0);
 
 fn write(port: u16, value: u8) {
     // SAFETY: the PIT's ports and port B; they change the timer and the speaker.
@@ -104,10 +106,9 @@ pub fn init() {
     TSC_HZ.store(tsc_hz.max(1), Ordering::Relaxed);
     match apic::local() {
         Some(local) => {
-            local.start_periodic(
-                irq::TIMER_VECTOR,
-                u32::try_from(apic_hz / HZ).unwrap_or(u32::MAX).max(1),
-            );
+            let count = u32::try_from(apic_hz / HZ).unwrap_or(u32::MAX).max(1);
+            APIC_COUNT.store(count, Ordering::Relaxed);
+            local.start_periodic(irq::TIMER_VECTOR, count);
             println!(
                 "timer: local APIC at {} kHz, TSC at {} kHz, {HZ} ticks a second",
                 apic_hz / 1000,
@@ -127,13 +128,34 @@ pub fn init() {
     }
 }
 
+/// Starts the tick of a CPU that started later, where ticks are the local APICs'.
+pub fn start_on_ap() {
+    let count = APIC_COUNT.load(Ordering::Relaxed);
+    if let Some(local) = apic::local().filter(|_| count != 0) {
+        local.start_periodic(irq::TIMER_VECTOR, count);
+    }
+}
+
+/// Waits without sleeping; in kernel code that has no task, or that must not give the CPU away.
+pub fn spin_ns(delay_ns: u64) {
+    let start_ns = now_ns();
+    while now_ns().saturating_sub(start_ns) < delay_ns {
+        core::hint::spin_loop();
+    }
+}
+
 /// Notes when the kernel started: time zero of [`now_ns`].
 pub fn start_clock() {
     TSC_AT_START.store(cpu::rdtsc(), Ordering::Relaxed);
 }
 
-/// The tick, interrupts off. Only a user program is preempted by it.
+/// The tick, interrupts off. Only a user program is preempted by it. The boot CPU keeps the time and serves programs and the serial line for
+/// all; others have their tick only so that nothing waits for longer.
 pub(super) fn tick(frame: &mut TrapFrame) {
+    smp::on_tick();
+    if percpu::cpu() != 0 {
+        return;
+    }
     TICKS.fetch_add(1, Ordering::Relaxed);
     serial::poll();
     process::on_tick(frame);

@@ -102,11 +102,12 @@ pub fn boot_stack_guard() -> Range<u64> {
 
 const PRESENT: u64 = 1;
 const HUGE: u64 = 1 << 7;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// Where an entry has the address.
+pub const ENTRY_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const TABLE_LEN: usize = 512;
 
 /// The entry that maps `virt`, and the number of address bits below it (12, 21 or 30), by the tables in CR3.
-fn leaf_entry(virt: u64) -> Option<(*mut u64, u32)> {
+pub fn leaf_entry(virt: u64) -> Option<(*mut u64, u32)> {
     let mut table = Cr3::read().0.start_address().as_u64();
     for shift in [39, 30, 21, 12] {
         let index = (virt >> shift) & (TABLE_LEN as u64 - 1);
@@ -119,7 +120,7 @@ fn leaf_entry(virt: u64) -> Option<(*mut u64, u32)> {
         if shift == 12 || (shift != 39 && entry & HUGE != 0) {
             return Some((place, shift));
         }
-        table = entry & ADDRESS;
+        table = entry & ENTRY_ADDRESS;
     }
     None
 }
@@ -133,7 +134,7 @@ pub fn frame_of(virt: u64) -> Option<u64> {
     // SAFETY: a page-table entry, found just now.
     let entry = unsafe { place.read_volatile() };
     let offset_mask = (1_u64 << shift) - 1;
-    Some((entry & ADDRESS & !offset_mask) | (virt & offset_mask))
+    Some((entry & ENTRY_ADDRESS & !offset_mask) | (virt & offset_mask))
 }
 
 /// Takes the page below the boot stack out of the provisional tables, so that boot code that needs too much stack is told.

@@ -23,6 +23,7 @@ use super::host::KernelHost;
 use super::{MACHINE, Machine, Manager, activate};
 use crate::arch::{exit, features, numa};
 use crate::boot::{BootInfo, DIRECT_MAP, RegionKind, image};
+use crate::smp;
 use crate::sync::RawIrqSpinLock;
 
 /// The register of the page attribute table.
@@ -64,8 +65,9 @@ fn take_over(boot: &'static BootInfo) -> Result<(), BuildError> {
     lend_early_heap(&mut memblock, boot)?;
 
     let spanned = memblock.spanned();
-    // SAFETY: the provisional tables map all memory below `mapped_end`, the final ones all of it; nothing above is used before.
-    let host = HOST.call_once(|| unsafe { KernelHost::new(spanned.end()) });
+    // SAFETY: 1: the provisional tables map all memory below `mapped_end`, the final ones all of it; nothing above is used before. 2: `smp`
+    // starts no other CPUs.
+    let host = HOST.call_once(|| unsafe { KernelHost::new(spanned.end(), smp::nr_possible()) });
     let mapped_end = PhysAddr::new(boot.mapped_end);
     // SAFETY: memblock has what the firmware calls usable, less what boot told us is in use; below `mapped_end` it is mapped.
     let early = unsafe { Early::new(host, memblock.clone(), mapped_end) }?;
@@ -168,7 +170,7 @@ fn lend_early_heap(memblock: &mut Memblock, boot: &BootInfo) -> Result<(), Membl
 }
 
 /// Gives the entries of the page attribute table the meanings that `ioremap` relies on (SDM 3A 12.12).
-fn set_memory_types() {
+pub(super) fn set_memory_types() {
     let mut pat = Msr::new(IA32_PAT);
     // SAFETY: the first four entries, all that the tables use up to now, keep the meanings that they have after reset.
     unsafe { pat.write(PAT_MSR) };

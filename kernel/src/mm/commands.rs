@@ -8,7 +8,9 @@ use kmm::pagetable_walker::layout::Layout;
 use kmm::pagetable_walker::{PteFlags, Span};
 
 use super::{info, machine, manager};
+use crate::arch::cpu;
 use crate::shell::{Command, status};
+use crate::smp::{self, Extent};
 
 /// Shell commands of memory management.
 pub const COMMANDS: &[Command] = &[
@@ -69,7 +71,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "stress",
-        help: "[ROUNDS]: allocates and frees at random, then audits",
+        help: "[ROUNDS, or SECONDSs] [SEED]: allocates and frees on all CPUs at random, then audits",
         run: stress,
     },
 ];
@@ -168,13 +170,25 @@ fn ptdump(_arguments: &[&str]) -> i32 {
 }
 
 fn stress(arguments: &[&str]) -> i32 {
-    let rounds = arguments
-        .first()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(20_000);
-    match super::tests::stress(rounds) {
-        Ok(()) => {
-            println!("stress: {rounds} rounds, audit clean");
+    const ROUNDS: u64 = 5000;
+    let extent = match arguments.first() {
+        None => Some(Extent::Rounds(ROUNDS)),
+        Some(text) => match text.strip_suffix('s') {
+            Some(seconds) => seconds.parse().ok().map(Extent::Seconds),
+            None => text.parse().ok().map(Extent::Rounds),
+        },
+    };
+    let seed = arguments
+        .get(1)
+        .map_or_else(|| Some(cpu::rdtsc()), |text| text.parse().ok());
+    let (Some(extent), Some(seed)) = (extent, seed) else {
+        println!("usage: stress [ROUNDS, or SECONDSs] [SEED]");
+        return status::USAGE;
+    };
+    println!("stress: seed {seed}");
+    match smp::stress(extent, seed) {
+        Ok(summary) => {
+            println!("stress: {summary}, audit clean");
             status::OK
         }
         Err(why) => {

@@ -1,4 +1,4 @@
-//! This machine as a host of kmm: one CPU, one direct map, tables in memory, `invlpg`.
+//! This machine as a host of kmm: CPUs by number in GS, one direct map, tables in memory, `invlpg` and interrupts to other CPUs.
 #![expect(unsafe_code, reason = "vouches for the machine")]
 
 use core::ops::Range;
@@ -7,8 +7,9 @@ use kmm::frame::{PAGE_SIZE, Pfn, PhysAddr, VirtAddr};
 use kmm::host::{CpuId, CpuPin, Cpus, DirectMap, Host, MemPtes, TlbControl, TlbTarget};
 use x86_64::registers::control::Cr3;
 
-use crate::arch::cpu;
+use crate::arch::{cpu, percpu};
 use crate::boot::DIRECT_MAP;
+use crate::smp::{self, Flush};
 use crate::sync::RawIrqSpinLock;
 
 /// From this many pages on, flushing everything is cheaper. Linux: `tlb_single_page_flush_ceiling`.
@@ -20,22 +21,23 @@ pub struct KernelHost {
     phys: DirectMap,
     ptes: MemPtes<DirectMap>,
     tlb: KernelTlb,
-    cpus: OneCpu,
+    cpus: GsCpus,
 }
 
 impl KernelHost {
-    /// A machine whose RAM ends at `end`.
+    /// A machine whose RAM ends at `end`, with CPUs numbered below `nr_cpus`.
     ///
     /// # Safety
-    /// All RAM below `end` is mapped at [`DIRECT_MAP`] whenever it is used from now on.
-    pub const unsafe fn new(end: Pfn) -> Self {
-        // SAFETY: the caller's obligation is the same.
+    /// 1. All RAM below `end` is mapped at [`DIRECT_MAP`] whenever it is used from now on.
+    /// 2. No CPU with a higher number ever runs.
+    pub const unsafe fn new(end: Pfn, nr_cpus: usize) -> Self {
+        // SAFETY: the caller's first obligation is the same.
         let phys = unsafe { DirectMap::new(VirtAddr::new(DIRECT_MAP), end) };
         Self {
             phys,
             ptes: MemPtes::new(phys),
             tlb: KernelTlb,
-            cpus: OneCpu,
+            cpus: GsCpus { nr_cpus },
         }
     }
 }
@@ -44,7 +46,7 @@ impl Host for KernelHost {
     type Phys = DirectMap;
     type Ptes = MemPtes<DirectMap>;
     type Tlb = KernelTlb;
-    type Cpus = OneCpu;
+    type Cpus = GsCpus;
     type Lock = RawIrqSpinLock;
     type Owners = ();
 
@@ -60,7 +62,7 @@ impl Host for KernelHost {
         &self.tlb
     }
 
-    fn cpus(&self) -> &OneCpu {
+    fn cpus(&self) -> &GsCpus {
         &self.cpus
     }
 
@@ -69,46 +71,58 @@ impl Host for KernelHost {
     }
 }
 
-/// The one CPU that runs. Kernel code is never preempted by other kernel code, so a pin costs nothing.
+/// The CPUs, each with its number in GS. Kernel code is never preempted by other kernel code, and never moves to another CPU, so a pin
+/// costs one load.
 #[derive(Debug)]
-pub struct OneCpu;
+pub struct GsCpus {
+    nr_cpus: usize,
+}
 
-// SAFETY: there is one CPU, and nothing else runs on it during the closure but interrupts.
-unsafe impl Cpus for OneCpu {
+// SAFETY: during the closure nothing else runs on this CPU but interrupts, and it goes on where it began: only user mode is preempted, and
+// what works on the other CPUs stays there to its end.
+unsafe impl Cpus for GsCpus {
     fn nr_cpus(&self) -> usize {
-        1
+        self.nr_cpus
     }
 
+    #[inline]
     fn with_pin<R>(&self, f: impl FnOnce(CpuPin<'_>) -> R) -> R {
-        // SAFETY: there is no other CPU.
-        f(unsafe { CpuPin::new(CpuId::BOOT) })
+        // SAFETY: this is that CPU, for as long as the closure runs; as above.
+        f(unsafe { CpuPin::new(CpuId::new(percpu::cpu())) })
     }
 }
 
-/// This CPU's TLB. Without PCIDs it knows the loaded address space and the global entries, nothing else.
+/// The TLBs of all CPUs. Without PCIDs each knows the loaded address space and the global entries, nothing else.
 #[derive(Debug)]
 pub struct KernelTlb;
 
 impl TlbControl for KernelTlb {
     fn flush_range(&self, target: TlbTarget, range: Range<VirtAddr>) {
-        if !is_loaded(target) {
-            return;
-        }
-        let nr_pages = (range.end - range.start) / PAGE_SIZE as u64;
-        if nr_pages >= SINGLE_PAGE_CEILING {
-            return self.flush_all(target);
-        }
-        for nr in 0..nr_pages {
-            cpu::invlpg((range.start + nr * PAGE_SIZE as u64).as_u64());
-        }
+        smp::flush_tlb(target, &Flush::Range(range));
     }
 
     fn flush_all(&self, target: TlbTarget) {
-        match target {
-            TlbTarget::Kernel => cpu::flush_all(),
-            TlbTarget::User { .. } if is_loaded(target) => x86_64::instructions::tlb::flush_all(),
-            TlbTarget::User { .. } => {}
+        smp::flush_tlb(target, &Flush::All);
+    }
+}
+
+/// Flushes what the running CPU remembers of the target.
+pub fn flush_tlb_here(target: TlbTarget, flush: &Flush) {
+    if !is_loaded(target) {
+        return;
+    }
+    if let Flush::Range(range) = flush {
+        let nr_pages = (range.end - range.start) / PAGE_SIZE as u64;
+        if nr_pages < SINGLE_PAGE_CEILING {
+            for nr in 0..nr_pages {
+                cpu::invlpg((range.start + nr * PAGE_SIZE as u64).as_u64());
+            }
+            return;
         }
+    }
+    match target {
+        TlbTarget::Kernel => cpu::flush_all(),
+        TlbTarget::User { .. } => x86_64::instructions::tlb::flush_all(),
     }
 }
 
@@ -131,7 +145,9 @@ pub fn active_root() -> Pfn {
 /// `root` is the top table of a live address space, or the kernel's, and stays so while it is loaded.
 pub unsafe fn activate(root: Pfn) {
     if root != active_root() {
+        smp::note_root(None);
         // SAFETY: every root shares the kernel half, so the kernel stays mapped; the rest is the caller's promise.
         unsafe { cpu::write_cr3(root.phys().as_u64()) };
+        smp::note_root(Some(root));
     }
 }

@@ -21,16 +21,17 @@ use x86_64::structures::idt::PageFaultErrorCode;
 
 use crate::arch::TrapFrame;
 use crate::process::{self, SignalInfo};
+use crate::smp;
 
 pub use boot::init;
 pub use commands::COMMANDS;
-pub use host::{KernelHost, activate, active_root};
+pub use host::{KernelHost, activate, active_root, flush_tlb_here};
 pub use info::{
     pages_held, total_and_free_bytes, write_buddyinfo, write_meminfo, write_pagetypeinfo,
     write_slabinfo, write_vmallocinfo, write_vmstat, write_zoneinfo,
 };
 pub use stack::{KernelStack, STACK_BYTES, alloc_kernel_stack, measure_stacks};
-pub use tests::TESTS;
+pub use tests::{TESTS, audit, prove_tables};
 
 /// The manager of this kernel.
 pub type Manager = kmm::Manager<KernelHost>;
@@ -93,6 +94,12 @@ pub fn is_low() -> bool {
 pub unsafe fn put_page(pfn: Pfn) {
     // SAFETY: the caller's obligation is the same.
     unsafe { manager().pages().put_page(pfn) };
+}
+
+/// What each CPU that starts later needs, once it has loaded [`kernel_root`].
+pub fn init_on_ap() {
+    boot::set_memory_types();
+    smp::note_root(Some(kernel_root()));
 }
 
 /// Maps device registers, uncached. Linux: `ioremap`.

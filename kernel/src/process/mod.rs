@@ -1,6 +1,6 @@
 //! Processes: what a program has, how it starts, forks, waits, is signalled and ends, and who runs when.
 //!
-//! One CPU. Kernel code is never preempted: it gives the CPU away only where it waits ([`wait_until`]) or on its way back to
+//! All on the boot CPU; the others run no tasks ([`crate::smp`]). Kernel code is never preempted: it gives the CPU away only where it waits ([`wait_until`]) or on its way back to
 //! user mode ([`on_return_to_user`]), where the tick may have asked for it. So data that interrupts do not touch needs locks
 //! only to be shared, never to be waited for; nobody holds one across a wait, nor while touching user memory (a fault takes
 //! the lock of the address space, and may read a file).

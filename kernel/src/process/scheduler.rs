@@ -14,9 +14,9 @@ use core::fmt;
 
 use super::task::{Blueprint, Pid, State, Task};
 use crate::arch::{self, Context, interrupts, timer};
-use crate::heap;
 use crate::sync::IrqSpinLock;
 use crate::syscall::Errno;
+use crate::{heap, smp};
 
 /// Most tasks at a time.
 const TASKS_MAX: usize = 512;
@@ -176,7 +176,11 @@ pub(super) fn remove(pid: Pid) {
 }
 
 /// The running task.
+///
+/// # Panics
+/// On another CPU than the boot CPU: there are no tasks.
 pub fn current() -> Arc<Task> {
+    assert!(smp::is_boot_cpu(), "tasks run on the boot CPU");
     match &SCHEDULER.lock().current {
         Some(task) => Arc::clone(task),
         None => unreachable!("tasks run after `init`"),
@@ -334,7 +338,11 @@ pub(super) fn leave(keep: bool) -> ! {
 }
 
 /// Switches to the next task that can run; returns when it is this one's turn again.
+///
+/// # Panics
+/// On another CPU than the boot CPU: tasks run there alone.
 fn schedule() {
+    assert!(smp::is_boot_cpu(), "tasks run on the boot CPU");
     debug_assert_eq!(interrupts::off_depth(), 0, "a lock is held across a switch");
     let were_on = interrupts::are_enabled();
     interrupts::disable();

@@ -44,6 +44,7 @@ const GROUPS: &[&[Test]] = &[
     boot_tests::TESTS,
     arch_tests::TESTS,
     crate::mm::TESTS,
+    crate::smp::TESTS,
     crate::process::TESTS,
     crate::fs::TESTS,
     crate::syscall::TESTS,

@@ -61,7 +61,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         name: "selftest_smp_2",
         machine: &["--smp", "2"],
         play: Play::Selftest {
-            says: &["smp: 2 CPUs present, 1 started"],
+            says: &["smp: 2 of 2 CPUs are up"],
         },
     },
     Scenario {
