@@ -1,0 +1,397 @@
+//! Counts on each CPU and their totals (INV-7): thresholds by Linux's formulas, sums against an oracle, interrupts at
+//! every instruction.
+#![allow(
+    unsafe_code,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    missing_docs,
+    reason = "a test of small numbers that pins CPUs"
+)]
+
+mod common;
+
+use common::{Random, frames, run_on, small};
+use kmm_frame::{
+    NodeItem, NumaItem, PfnRange, VmEvent, VmEventCounts, ZoneCounts, ZoneItem, ZoneType,
+};
+use kmm_host::{CpuId, CpuPin, Cpus};
+use kmm_zone::{
+    CountPressure, CpuCounts, LruList, NodeCounters, normal_threshold, pressure_threshold,
+};
+
+type Lock = spin::Mutex<()>;
+
+/// Stands on `cpu`: tests run everything in one thread.
+fn pin(cpu: usize) -> CpuPin<'static> {
+    // SAFETY: one thread plays all CPUs, one at a time.
+    unsafe { CpuPin::new(CpuId::new(cpu as u32)) }
+}
+
+fn shares(nr_cpus: usize) -> &'static [CpuCounts] {
+    Vec::leak((0..nr_cpus).map(|_| CpuCounts::new()).collect())
+}
+
+#[test]
+fn thresholds_are_those_that_linux_shows() {
+    // (managed pages, CPUs, `vm stats threshold`): S0's machine with its many CPUs, then what Debian's 6.1 showed with two
+    // and with four.
+    for (managed, nr_cpus, shown) in [
+        (85_546_808, 128, 125),
+        (3840, 2, 4),
+        (757_817, 2, 24),
+        (500_110, 2, 20),
+        (3840, 4, 6),
+        (745_359, 4, 36),
+        (515_475, 4, 30),
+    ] {
+        assert_eq!(normal_threshold(managed, nr_cpus), shown, "{managed}");
+    }
+    assert_eq!(normal_threshold(0, 1), 2);
+    assert_eq!(normal_threshold(usize::MAX, usize::MAX), 125);
+    assert_eq!(pressure_threshold(1250, 1000, 8), 31);
+    assert_eq!(pressure_threshold(1001, 1000, 8), 1);
+    assert_eq!(pressure_threshold(1_000_000, 1000, 8), 125);
+    assert_eq!(pressure_threshold(0, 10, 0), 1);
+}
+
+#[test]
+fn a_cpu_passes_on_what_leaves_the_threshold() {
+    let node = NodeCounters::new(shares(2));
+    let item = NodeItem::AnonPages;
+    node.set_threshold(4);
+    assert_eq!(node.threshold(CpuId::new(1)), 4);
+    for _ in 0..4 {
+        node.add(pin(0), item, 1);
+    }
+    assert_eq!((node.total(item), node.snapshot(item)), (0, 4));
+    // The fifth goes over: it takes half a threshold of its like along, and the CPU starts at -2.
+    node.add(pin(0), item, 1);
+    assert_eq!((node.total(item), node.snapshot(item)), (7, 5));
+    for _ in 0..6 {
+        node.add(pin(0), item, 1);
+    }
+    assert_eq!((node.total(item), node.snapshot(item)), (7, 11));
+    node.add(pin(0), item, 1);
+    assert_eq!((node.total(item), node.snapshot(item)), (14, 12));
+    // Several at once take none along.
+    node.add(pin(1), item, 5);
+    assert_eq!((node.total(item), node.snapshot(item)), (19, 17));
+    node.add(pin(1), item, -4);
+    assert_eq!((node.total(item), node.snapshot(item)), (19, 13));
+    node.add(pin(1), item, -1);
+    assert_eq!((node.total(item), node.snapshot(item)), (12, 12));
+    assert!(node.fold(pin(0)) && node.fold(pin(1)));
+    assert_eq!((node.total(item), node.snapshot(item)), (12, 12));
+    assert!(!node.fold(pin(0)), "nothing is left");
+    // Linux: more than 125 never fit.
+    node.set_threshold(1000);
+    assert_eq!(node.threshold(CpuId::new(0)), 125);
+    node.add(pin(0), item, 125);
+    node.add(pin(0), NodeItem::Mapped, isize::MAX);
+    assert_eq!((node.total(item), node.snapshot(item)), (12, 137));
+    assert_eq!(node.total(NodeItem::Mapped), isize::MAX as u64);
+    // Half of what belongs together may be seen: never less than 0.
+    node.add_to_total(NodeItem::Dirty, -1);
+    assert_eq!(
+        (node.total(NodeItem::Dirty), node.snapshot(NodeItem::Dirty)),
+        (0, 0)
+    );
+}
+
+#[test]
+fn cpus_without_a_share_count_in_the_total() {
+    let node = NodeCounters::new(shares(1));
+    node.set_threshold(100);
+    node.add(pin(0), NodeItem::Mapped, 1);
+    node.add(pin(1), NodeItem::Mapped, 2);
+    node.count_event(pin(0), VmEvent::Pgfault, 3);
+    node.count_event(pin(7), VmEvent::Pgfault, 4);
+    assert_eq!(
+        (
+            node.total(NodeItem::Mapped),
+            node.snapshot(NodeItem::Mapped)
+        ),
+        (2, 3)
+    );
+    assert_eq!(node.events()[VmEvent::Pgfault], 7);
+    assert_eq!(node.threshold(CpuId::new(1)), 0);
+    assert!(!node.fold(pin(1)) && !node.fold_dead(CpuId::new(9)));
+}
+
+#[test]
+fn counts_of_all_cpus_agree_with_the_oracle() {
+    const CPUS: usize = 3;
+    let zones = small::<Lock>(96, frames(0, 1), CPUS).with_cpu_counts(shares(CPUS));
+    zones.init_watermarks(64, 10);
+    let node = zones.node_counters();
+    let mut random = Random::new("counts_of_all_cpus", 0x5747);
+    let free = |kind| zones.zone(kind).nr_free_pages() as u64;
+    let kinds = [ZoneType::Dma, ZoneType::Dma32, ZoneType::Normal];
+    let mut oracle_node = [0_i64; NodeItem::COUNT];
+    let mut oracle_zone = [[0_i64; ZoneItem::COUNT]; 3];
+    let mut oracle_numa = [[0_u64; NumaItem::COUNT]; 3];
+    let mut oracle_events = VmEventCounts::ZERO;
+    let threshold = normal_threshold(768, CPUS) as i64;
+    for step in 0..40_000 {
+        let cpu = random.below(CPUS);
+        run_on(cpu as u32);
+        let delta = [1, -1, 1, -1, 3, -7, 200, -150][random.below(8)];
+        let zone = random.below(3);
+        let here = zones.zone(kinds[zone]);
+        match random.below(16) {
+            0..4 => {
+                let item = NodeItem::ALL[random.below(NodeItem::COUNT)];
+                zones.mod_node_count(item, delta);
+                oracle_node[item.index()] += delta as i64;
+            }
+            4..8 => {
+                // Without the free pages, which the buddy allocator counts.
+                let item = ZoneItem::ALL[1 + random.below(ZoneItem::COUNT - 1)];
+                zones
+                    .cpus()
+                    .with_pin(|pin| here.mod_count(pin, item, delta));
+                oracle_zone[zone][item.index()] += delta as i64;
+            }
+            8..10 => {
+                let item = ZoneItem::ALL[1 + random.below(ZoneItem::COUNT - 1)];
+                here.mod_total(item, delta);
+                oracle_zone[zone][item.index()] += delta as i64;
+            }
+            10..12 => {
+                let event = VmEvent::ALL[random.below(VmEvent::COUNT)];
+                zones.count_event(event, 2);
+                oracle_events[event] += 2;
+            }
+            12..14 => {
+                let item = [NumaItem::Miss, NumaItem::Foreign, NumaItem::Interleave];
+                let item = item[random.below(3)];
+                zones.cpus().with_pin(|pin| here.count_numa(pin, item, 1));
+                oracle_numa[zone][item.index()] += 1;
+            }
+            14 => {
+                zones.cpus().with_pin(|pin| zones.fold_counts(pin));
+                assert!(!zones.cpus().with_pin(|pin| zones.fold_counts(pin)));
+            }
+            _ => zones.fold_dead_counts(CpuId::new(random.below(CPUS) as u32)),
+        }
+        if step % 16 != 0 {
+            continue;
+        }
+        let at_least_zero = |count: i64| count.max(0) as u64;
+        for item in NodeItem::ALL {
+            let exact = oracle_node[item.index()];
+            assert_eq!(node.snapshot(item), at_least_zero(exact), "{}", item.name());
+            let drift = node.total(item).abs_diff(at_least_zero(exact));
+            assert!(drift <= (CPUS as i64 * threshold) as u64, "{}", item.name());
+        }
+        for (zone, kind) in kinds.into_iter().enumerate() {
+            let exact = ZoneCounts::from_fn(|item| match item {
+                ZoneItem::FreePages => free(kind),
+                _ => at_least_zero(oracle_zone[zone][item.index()]),
+            });
+            assert_eq!(zones.zone(kind).counts(), exact, "{kind}");
+            let numa = zones.zone(kind).numa_counts();
+            for item in [NumaItem::Miss, NumaItem::Foreign, NumaItem::Interleave] {
+                assert_eq!(numa[item], oracle_numa[zone][item.index()]);
+            }
+        }
+        assert_eq!(zones.events(), oracle_events);
+    }
+    for cpu in 0..CPUS {
+        run_on(cpu as u32);
+        zones.cpus().with_pin(|pin| zones.fold_counts(pin));
+    }
+    for item in NodeItem::ALL {
+        assert_eq!(node.total(item), node.snapshot(item));
+    }
+    for kind in kinds {
+        for item in ZoneItem::ALL {
+            let zone = zones.zone(kind);
+            assert_eq!(zone.count_total(item), zone.count(item));
+        }
+    }
+}
+
+#[test]
+fn thresholds_follow_the_zones() {
+    let zones = small::<Lock>(96, frames(0, 1), 4).with_cpu_counts(shares(4));
+    let normal = zones.zone(ZoneType::Normal);
+    let cpu = CpuId::new(3);
+    assert_eq!(
+        normal.stat_threshold(cpu),
+        0,
+        "before the watermarks are there"
+    );
+    zones.init_watermarks(64, 10);
+    assert_eq!(normal.stat_threshold(cpu), 6);
+    assert_eq!(normal.pcp_stats().nth(3).unwrap().stat_threshold, 6);
+    assert_eq!(zones.node_counters().threshold(cpu), 6);
+    let empty = zones.zone(ZoneType::Movable);
+    assert_eq!(empty.stat_threshold(cpu), 0);
+    // low - min = 3 pages for four CPUs.
+    let marks = normal.watermarks();
+    zones.set_pressure_thresholds(CountPressure::Short);
+    let short = pressure_threshold(marks.low, marks.min, 4);
+    assert!(short < 6);
+    assert_eq!(normal.stat_threshold(cpu), short);
+    zones.set_pressure_thresholds(CountPressure::Normal);
+    assert_eq!(normal.stat_threshold(cpu), 6);
+}
+
+#[test]
+fn pages_on_lru_lists_are_counted_for_zone_and_node() {
+    let zones = small::<Lock>(32, PfnRange::EMPTY, 1);
+    let block = zones
+        .alloc_pages(kmm_host::PageReq::new(
+            kmm_frame::Order::ZERO,
+            kmm_frame::Gfp::KERNEL,
+        ))
+        .unwrap()
+        .0;
+    zones
+        .lruvec()
+        .add(block.pfn(), LruList::ActiveAnon)
+        .unwrap();
+    let normal = zones.zone(ZoneType::Normal);
+    let node = zones.node_counters();
+    assert_eq!(normal.count(ZoneItem::ActiveAnon), 1);
+    assert_eq!(node.snapshot(NodeItem::ActiveAnon), 1);
+    zones.lruvec().deactivate(block.pfn()).unwrap();
+    assert_eq!(node.snapshot(NodeItem::ActiveAnon), 0);
+    assert_eq!(node.snapshot(NodeItem::InactiveAnon), 1);
+    zones.lruvec().del(block.pfn()).unwrap();
+    assert_eq!(node.snapshot(NodeItem::InactiveAnon), 0);
+    kmm_host::PageSource::free(&zones, block);
+}
+
+#[test]
+fn threads_on_several_cpus_lose_nothing() {
+    const EACH: usize = 200_000;
+    let node = NodeCounters::new(shares(2));
+    node.set_threshold(20);
+    let work = |cpu: usize| {
+        for nr in 0..EACH {
+            node.add(
+                pin(cpu),
+                NodeItem::FilePages,
+                if nr % 3 == 0 { -1 } else { 1 },
+            );
+            node.count_event(pin(cpu), VmEvent::Pgfault, 1);
+            if nr % 1000 == 0 {
+                node.fold(pin(cpu));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| work(0));
+        scope.spawn(|| work(1));
+        // Never more than has been, nor less than nothing.
+        for _ in 0..1000 {
+            assert!(node.snapshot(NodeItem::FilePages) <= 2 * EACH as u64);
+            assert!(node.events()[VmEvent::Pgfault] <= 2 * EACH as u64);
+        }
+    });
+    let one = EACH - 2 * EACH.div_ceil(3);
+    assert_eq!(node.snapshot(NodeItem::FilePages), 2 * one as u64);
+    assert_eq!(node.events()[VmEvent::Pgfault], 2 * EACH as u64);
+}
+
+/// Interrupts between any two instructions, by the trap flag: after each one the CPU raises SIGTRAP, whose handler is the
+/// interrupt.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod single_step {
+    use core::cell::Cell;
+
+    use super::{NodeCounters, NodeItem, VmEvent, pin, shares};
+
+    const SIGTRAP: i32 = 5;
+
+    unsafe extern "C" {
+        fn signal(number: i32, handler: usize) -> usize;
+    }
+
+    thread_local! {
+        static STEPS: Cell<usize> = const { Cell::new(0) };
+        static STRIKE_AT: Cell<usize> = const { Cell::new(0) };
+        static HANDLER: Cell<Option<fn(&'static NodeCounters)>> = const { Cell::new(None) };
+        static NODE: Cell<Option<&'static NodeCounters>> = const { Cell::new(None) };
+    }
+
+    extern "C" fn on_trap(_number: i32) {
+        let step = STEPS.get();
+        STEPS.set(step + 1);
+        if step == STRIKE_AT.get() {
+            if let (Some(handler), Some(node)) = (HANDLER.get(), NODE.get()) {
+                handler(node);
+            }
+        }
+    }
+
+    /// Runs `f` with `handler` after its instruction number `strike_at`; how many instructions there were.
+    fn interrupted(
+        node: &'static NodeCounters,
+        f: fn(&'static NodeCounters),
+        handler: fn(&'static NodeCounters),
+        strike_at: usize,
+    ) -> usize {
+        STEPS.set(0);
+        STRIKE_AT.set(strike_at);
+        HANDLER.set(Some(handler));
+        NODE.set(Some(node));
+        // SAFETY: sets the trap flag, which changes nothing but that SIGTRAP comes, and that has a handler.
+        unsafe { core::arch::asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq") };
+        f(node);
+        // SAFETY: clears it.
+        unsafe { core::arch::asm!("pushfq", "and qword ptr [rsp], ~0x100", "popfq") };
+        STEPS.get()
+    }
+
+    #[test]
+    fn an_interrupt_at_any_instruction_loses_no_count() {
+        // SAFETY: the handler touches thread-locals without destructors and atomics.
+        unsafe { signal(SIGTRAP, on_trap as extern "C" fn(i32) as usize) };
+        let node: &'static NodeCounters = Box::leak(Box::new(NodeCounters::new(shares(1))));
+        node.set_threshold(3);
+        let work: [fn(&'static NodeCounters); 4] = [
+            |node| node.add(pin(0), NodeItem::Mapped, 1),
+            |node| node.add(pin(0), NodeItem::Mapped, 4),
+            |node| node.count_event(pin(0), VmEvent::Pgfault, 1),
+            |node| assert!(node.fold(pin(0)) || node.snapshot(NodeItem::Mapped) > 0),
+        ];
+        let interrupt: fn(&'static NodeCounters) = |node| {
+            node.add(pin(0), NodeItem::Mapped, 1);
+            node.count_event(pin(0), VmEvent::Pgfault, 1);
+            node.add(pin(0), NodeItem::Dirty, 2);
+            node.fold(pin(0));
+        };
+        let (mut mapped, mut faults, mut interrupts) = (0, 0, 0);
+        for (nr, f) in work.into_iter().enumerate() {
+            let mut strike_at = 0;
+            loop {
+                let nr_steps = interrupted(node, f, interrupt, strike_at);
+                assert!(nr_steps > 5, "SIGTRAP does not come");
+                let struck = u64::from(strike_at < nr_steps);
+                interrupts += struck;
+                mapped += struck + [1, 4, 0, 0][nr];
+                faults += struck + u64::from(nr == 2);
+                assert_eq!(
+                    node.snapshot(NodeItem::Mapped),
+                    mapped,
+                    "work {nr}, {strike_at}"
+                );
+                assert_eq!(
+                    node.events()[VmEvent::Pgfault],
+                    faults,
+                    "work {nr}, {strike_at}"
+                );
+                assert_eq!(node.snapshot(NodeItem::Dirty), 2 * interrupts);
+                if struck == 0 {
+                    break;
+                }
+                // What takes long, a loop over all counts, is tried at every 31st of its instructions.
+                strike_at += if nr_steps > 1000 { 31 } else { 1 };
+            }
+        }
+        println!("{interrupts} interrupts");
+    }
+}
