@@ -3,7 +3,9 @@
 
 use kmm_frame::{MemMap, PAGE_SIZE, Pfn, PfnRange, PhysAddr, VirtAddr};
 use kmm_host::DirectMap;
-use kmm_zone::{WATERMARK_SCALE_FACTOR, ZoneLayout, ZoneLimits, ZoneStorage, Zones};
+use kmm_zone::{
+    NodeLayouts, WATERMARK_SCALE_FACTOR, ZoneLayout, ZoneLimits, ZoneStorage, Zones,
+};
 
 use crate::cpu::{NR_CPUS, ThreadCpus};
 use crate::region::{Pages, Region};
@@ -53,16 +55,16 @@ impl Node {
         let page_offset = VirtAddr::new((base - FIRST.phys().as_usize()) as u64);
         // SAFETY: obligation 1 for the frames from `FIRST` on; there is no RAM before.
         let phys = unsafe { DirectMap::new(page_offset, ram.end()) };
-        let layout = ZoneLayout::new::<OneZone>(ram);
+        let layout = NodeLayouts::single(ZoneLayout::new::<OneZone>(ram));
         let described = MemMap::layout(ram).expect("descriptors fit the address space");
         let descriptors = Region::new(described.size(), HUGE_PAGE, Pages::Huge);
         // SAFETY: a region of that layout, used by nobody else until the node is dropped, and the zones with it.
         let map = unsafe { MemMap::new_in(ram, descriptors.base()) };
-        let stored = ZoneStorage::layout(&layout, NR_CPUS).expect("a few pagesets");
+        let stored = ZoneStorage::<Lock>::layout(&layout, NR_CPUS).expect("a few pagesets");
         let pagesets = Region::new(stored.size(), HUGE_PAGE, Pages::Lazy);
         // SAFETY: as for the descriptors.
         let storage = unsafe { ZoneStorage::new_in(&layout, NR_CPUS, pagesets.base()) };
-        let zones = Zones::new(map, ThreadCpus, phys, layout, storage)
+        let zones = Zones::new(map, ThreadCpus, phys, &layout, storage)
             .expect("every frame has its descriptor")
             .with_bad_page_hook(|bad| panic!("{bad}"));
         zones.add_present(ram);

@@ -249,6 +249,13 @@ impl Buddy {
         self.areas.smallest_nonempty(order).is_some()
     }
 
+    /// Whether any of the frames of `range` is free. O(n) in blocks of `range`.
+    #[must_use]
+    pub fn has_free_in(&self, range: PfnRange) -> bool {
+        let part = range.intersect(self.range);
+        blocks_of(part).any(|block| self.areas.overlaps(block.pfn, block.order))
+    }
+
     /// The free block that `pfn` lies in, if it is free. Linux: `is_free_buddy_page`.
     #[must_use]
     pub fn free_block_of(&self, pfn: Pfn) -> Option<FreeBlock> {

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "vouches for its page tables")]
 
 use core::fmt;
+use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use kmm_fault::{FaultError, FaultKind};
@@ -12,8 +13,8 @@ use kmm_pagetable_walker::{KernelHalf, Levels, Mapper, Root, TableCounter};
 use kmm_slub::{CacheSlot, Slub, SlubBug, SlubConfig};
 use kmm_vmalloc::{Vmalloc, VmallocConfig};
 use kmm_zone::{
-    BadPage, CpuCounts, FreeBits, Pageblock, Pcp, WATERMARK_SCALE_FACTOR, X86_64, ZoneLayout,
-    ZoneStorage, Zones,
+    BadPage, CpuCounts, FirstPcps, FreeBits, NodeLayouts, Pageblock, Pcp, WATERMARK_SCALE_FACTOR,
+    X86_64, ZoneStorage, Zones,
 };
 
 use crate::early::{BuildError, Early, EarlyPages, KernelSpace};
@@ -112,16 +113,19 @@ impl<H: Host> Manager<H> {
         };
         let zero_page = early_page(&early)?;
         let topology = early.place(early.topology.clone())?;
-        let layout = ZoneLayout::new::<X86_64>(map.range());
+        let memory = early.memory().iter().copied();
+        let layouts = NodeLayouts::new::<X86_64>(topology, memory);
         let nr_cpus = host.cpus().nr_cpus();
         let storage = ZoneStorage {
-            pcps: early.place_slice(layout.nr_pcps(nr_cpus), Pcp::new)?,
-            pageblocks: early.place_slice(layout.nr_pageblocks(), Pageblock::new)?,
-            free_bits: early.place_slice(layout.nr_free_bits(), || FreeBits::EMPTY)?,
+            nodes: early.place_slice(layouts.nr_nodes(), MaybeUninit::uninit)?,
+            cpu_counts: early.place_slice(layouts.nr_nodes() * nr_cpus, CpuCounts::new)?,
+            first_pcps: early.place_slice(nr_cpus, FirstPcps::new)?,
+            pcps: early.place_slice(layouts.nr_pcps(nr_cpus), Pcp::new)?,
+            pageblocks: early.place_slice(layouts.nr_pageblocks(), Pageblock::new)?,
+            free_bits: early.place_slice(layouts.nr_free_bits(), || FreeBits::EMPTY)?,
         };
-        let zones = Zones::new(map, host.cpus(), host.phys(), layout, storage)
+        let zones = Zones::new(map, host.cpus(), host.phys(), &layouts, storage)
             .map_err(|_| BuildError::Zones)?
-            .with_cpu_counts(early.place_slice(nr_cpus, CpuCounts::new)?)
             .with_bad_page_hook(hooks.on_bad_page);
         let zones: &'static Pages<H> = early.place(zones)?;
         let slots = early.place_slice(NR_CACHES, CacheSlot::<H::Lock>::new)?;
@@ -284,7 +288,7 @@ impl<H: Host> Manager<H> {
     /// Nobody uses the frames any more.
     pub unsafe fn free_reserved(&self, range: PfnRange) -> Result<usize, BuildError> {
         self.zones
-            .free_at_boot(range)
+            .free_reserved(range)
             .map_err(|_| BuildError::Zones)
     }
 

@@ -3,12 +3,12 @@
 use core::fmt;
 
 use kmm_buddy::Broken;
-use kmm_frame::{Order, Pfn, ZoneType};
+use kmm_frame::{Order, Pfn};
 use kmm_host::{CpuId, Cpus, PhysMap};
 use lock_api::RawMutex;
 
 use crate::stat::nr_allocated;
-use crate::{LruBroken, Zone, Zones};
+use crate::{LruBroken, Node, Zone, ZoneId, Zones};
 
 /// Where a free block was found.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -24,13 +24,13 @@ pub enum FreeAt {
 #[non_exhaustive]
 pub enum ZonesBroken {
     /// The free lists of a zone.
-    Buddy(ZoneType, Broken),
+    Buddy(ZoneId, Broken),
     /// The number of free frames that watermarks are checked against (INV-4).
-    FreeCount(ZoneType),
+    FreeCount(ZoneId),
     /// A page in a pageset that is not of the zone, is free or in use elsewhere, or is not marked (INV-2).
-    Pcp(ZoneType, CpuId, Pfn),
+    Pcp(ZoneId, CpuId, Pfn),
     /// Free, in stock and handed out do not add up to what the zone was given (INV-5).
-    Accounting(ZoneType),
+    Accounting(ZoneId),
     /// The LRU lists (INV-6).
     Lru(LruBroken),
 }
@@ -38,13 +38,13 @@ pub enum ZonesBroken {
 impl fmt::Display for ZonesBroken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Buddy(zone, broken) => write!(f, "zone {zone}: {broken}"),
-            Self::FreeCount(zone) => write!(f, "zone {zone}: free frames are miscounted"),
+            Self::Buddy(zone, broken) => write!(f, "{zone}: {broken}"),
+            Self::FreeCount(zone) => write!(f, "{zone}: free frames are miscounted"),
             Self::Pcp(zone, cpu, pfn) => {
                 let cpu = cpu.index();
-                write!(f, "zone {zone}: frame {pfn} in the pageset of cpu {cpu}")
+                write!(f, "{zone}: frame {pfn} in the pageset of cpu {cpu}")
             }
-            Self::Accounting(zone) => write!(f, "zone {zone}: frames do not add up"),
+            Self::Accounting(zone) => write!(f, "{zone}: frames do not add up"),
             Self::Lru(broken) => write!(f, "lru: {broken}"),
         }
     }
@@ -61,8 +61,10 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// # Errors
     /// The first violation found.
     pub fn validate(&self) -> Result<(), ZonesBroken> {
-        self.all().iter().try_for_each(Zone::validate)?;
-        self.lruvec().validate().map_err(ZonesBroken::Lru)
+        self.all().try_for_each(Zone::validate)?;
+        let validate = |node: &Node<L>| node.lruvec().validate();
+        let mut nodes = self.nodes().iter();
+        nodes.try_for_each(validate).map_err(ZonesBroken::Lru)
     }
 
     /// Calls `f` with every free block and where it is.
@@ -87,19 +89,19 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
 
 impl<L: RawMutex> Zone<L> {
     fn validate(&self) -> Result<(), ZonesBroken> {
-        let kind = self.kind();
+        let id = self.id();
         let mirrored = self.nr_free_pages();
         self.with_buddy(|buddy| {
             buddy
                 .validate()
-                .map_err(|broken| ZonesBroken::Buddy(kind, broken))?;
+                .map_err(|broken| ZonesBroken::Buddy(id, broken))?;
             if buddy.nr_free_pages() != mirrored {
-                return Err(ZonesBroken::FreeCount(kind));
+                return Err(ZonesBroken::FreeCount(id));
             }
             for (cpu, pcp) in (0..).map(CpuId::new).zip(self.pcps()) {
                 for pfn in pcp.pages() {
                     if !self.is_stock(pfn) || buddy.free_block_of(pfn).is_some() {
-                        return Err(ZonesBroken::Pcp(kind, cpu, pfn));
+                        return Err(ZonesBroken::Pcp(id, cpu, pfn));
                     }
                 }
             }
@@ -109,7 +111,7 @@ impl<L: RawMutex> Zone<L> {
         if stat.free + stat.pcp_pages + nr_allocated(&stat) != stat.managed
             || stat.managed > stat.present
         {
-            return Err(ZonesBroken::Accounting(kind));
+            return Err(ZonesBroken::Accounting(id));
         }
         Ok(())
     }

@@ -61,6 +61,12 @@ impl fmt::Display for LayoutError {
 impl core::error::Error for LayoutError {}
 
 impl ZoneLayout {
+    /// No zone has a frame.
+    pub const EMPTY: Self = Self {
+        ranges: [PfnRange::EMPTY; ZoneType::COUNT],
+        configured: [false; ZoneType::COUNT],
+    };
+
     /// Cuts the frames that a node spans by the limits of an architecture.
     #[must_use]
     pub fn new<A: ZoneLimits>(spanned: PfnRange) -> Self {
@@ -73,10 +79,7 @@ impl ZoneLayout {
             ),
             (ZoneType::HighMem, A::LOWMEM_END.map(|_| spanned.end())),
         ];
-        let mut layout = Self {
-            ranges: [PfnRange::EMPTY; ZoneType::COUNT],
-            configured: [false; ZoneType::COUNT],
-        };
+        let mut layout = Self::EMPTY;
         // The movable and the device zone are in every Linux configuration that we compare with.
         layout.configured[ZoneType::Movable.index()] = true;
         layout.configured[ZoneType::Device.index()] = true;
@@ -142,7 +145,10 @@ impl ZoneLayout {
     /// How many [`crate::Pcp`]s the zones want: one for each CPU and each zone that frames are allocated from.
     #[must_use]
     pub fn nr_pcps(&self, nr_cpus: usize) -> usize {
-        self.pcp_zones().count() * nr_cpus
+        let zones = ZoneType::ALL
+            .into_iter()
+            .filter(|&kind| self.has_pcps(kind));
+        zones.count() * nr_cpus
     }
 
     /// How many [`crate::Pageblock`]s the zones want: one for each pageblock of each zone that has a frame in it.
@@ -159,10 +165,8 @@ impl ZoneLayout {
         self.ranges.iter().map(count).sum()
     }
 
-    /// The zones with per-CPU pagesets, in the order in which these are handed out.
-    pub(crate) fn pcp_zones(&self) -> impl Iterator<Item = ZoneType> {
-        ZoneType::ALL
-            .into_iter()
-            .filter(|&kind| kind != ZoneType::Device && !self.range(kind).is_empty())
+    /// Whether the zone has per-CPU pagesets.
+    pub(crate) fn has_pcps(&self, kind: ZoneType) -> bool {
+        kind != ZoneType::Device && !self.range(kind).is_empty()
     }
 }

@@ -17,11 +17,11 @@
 
 use core::fmt;
 
-use kmm_frame::{NodeItem, Page, PageFlags, Pfn, ZoneItem, ZoneType};
+use kmm_frame::{NodeItem, Page, PageFlags, Pfn, ZoneItem};
 use kmm_host::{Cpus, PhysMap};
 use lock_api::{MutexGuard, RawMutex};
 
-use crate::{NodeCounters, Zone, Zones};
+use crate::{Node, Zone, Zones};
 
 mod error;
 mod list;
@@ -43,7 +43,7 @@ const OTHER_USES: PageFlags = PageFlags::BUDDY
     .union(PageFlags::HEAD)
     .union(PageFlags::TAIL);
 
-/// The LRU lists of a node, locked while this lives: [`Zones::lruvec`]. Linux: `struct lruvec` and `lruvec_lock`.
+/// The LRU lists of a node, locked while this lives: [`Node::lruvec`]. Linux: `struct lruvec` and `lruvec_lock`.
 ///
 /// Single pages only, each of which somebody holds. Its owner takes a page off before the last reference goes; a page
 /// that is freed while it is on a list is reported and dropped ([`crate::BadReason::Flags`]).
@@ -52,11 +52,10 @@ const OTHER_USES: PageFlags = PageFlags::BUDDY
 /// Does not sleep. Pages may be allocated and freed while it lives; no lock of a zone may be held when it is made.
 pub struct Lruvec<'a, L: RawMutex> {
     lists: MutexGuard<'a, L, LruLists>,
-    zones: &'a [Zone<L>; ZoneType::COUNT],
-    node: &'a NodeCounters,
+    node: &'a Node<L>,
 }
 
-impl<L: RawMutex> Lruvec<'_, L> {
+impl<'a, L: RawMutex> Lruvec<'a, L> {
     /// Puts a page in front of a list and gives it the flags of that list. Linux: `lruvec_add_folio`.
     ///
     /// # Errors
@@ -162,8 +161,8 @@ impl<L: RawMutex> Lruvec<'_, L> {
         for list in LruList::ALL {
             self.lists.validate_list(list)?;
             nr_listed += self.nr_pages(list);
-            for zone in self.zones {
-                let inside = |pfn: &Pfn| zone.range().contains(*pfn);
+            for zone in self.node.zones() {
+                let inside = |pfn: &Pfn| zone.owns(*pfn);
                 if self.pages(list).filter(inside).count() as u64 != zone.count(list.into()) {
                     return Err(LruBroken::ZoneCount(zone.kind(), list));
                 }
@@ -171,7 +170,8 @@ impl<L: RawMutex> Lruvec<'_, L> {
         }
         // As many pages say that they are on a list as are; each of those does, so they are the same.
         let says_so = |pfn: &Pfn| self.page(*pfn).test(PageFlags::LRU);
-        let claims = || self.zones.iter().flat_map(|zone| zone.range().iter());
+        let own = |zone: &'a Zone<L>| zone.range().iter().filter(|pfn| zone.owns(*pfn));
+        let claims = || self.node.zones().iter().flat_map(own);
         if claims().filter(says_so).count() == nr_listed {
             return Ok(());
         }
@@ -188,9 +188,7 @@ impl<L: RawMutex> Lruvec<'_, L> {
 
     fn enter(&mut self, pfn: Pfn, list: LruList, end: End) -> Result<(), LruError> {
         let page = self.lists.map().get(pfn).ok_or(LruError::Foreign)?;
-        if !self.zone(page).range().contains(pfn) {
-            return Err(LruError::Foreign);
-        }
+        let zone = self.node.zone_of(pfn).ok_or(LruError::Foreign)?;
         let flags = page.flags();
         if flags.contains(PageFlags::LRU) {
             return Err(LruError::AlreadyListed);
@@ -202,7 +200,7 @@ impl<L: RawMutex> Lruvec<'_, L> {
             return Err(LruError::NotHeld);
         }
         self.lists.link(pfn, list, end);
-        self.count(pfn, list, 1);
+        self.count_in(zone, list, 1);
         Ok(())
     }
 
@@ -224,13 +222,15 @@ impl<L: RawMutex> Lruvec<'_, L> {
     }
 
     fn count(&self, pfn: Pfn, list: LruList, nr_pages: isize) {
-        self.zone(self.page(pfn))
-            .mod_total(ZoneItem::from(list), nr_pages);
-        self.node.add_to_total(NodeItem::from(list), nr_pages);
+        if let Some(zone) = self.node.zone_of(pfn) {
+            self.count_in(zone, list, nr_pages);
+        }
     }
 
-    fn zone(&self, page: &Page) -> &Zone<L> {
-        &self.zones[page.zone_type().index()]
+    fn count_in(&self, zone: &Zone<L>, list: LruList, nr_pages: isize) {
+        zone.mod_total(ZoneItem::from(list), nr_pages);
+        let of_node = self.node.counters();
+        of_node.add_to_total(NodeItem::from(list), nr_pages);
     }
 
     fn page(&self, pfn: Pfn) -> &'static Page {
@@ -245,7 +245,7 @@ impl<L: RawMutex> fmt::Debug for Lruvec<'_, L> {
     }
 }
 
-impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
+impl<L: RawMutex> Node<L> {
     /// Locks the LRU lists of the node. Linux: `folio_lruvec_lock`.
     ///
     /// # Context
@@ -253,14 +253,22 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     pub fn lruvec(&self) -> Lruvec<'_, L> {
         Lruvec {
             lists: self.lru_lists().lock(),
-            zones: self.all(),
-            node: self.node_counters(),
+            node: self,
         }
     }
 
     /// How many pages of the node are on a list, without its lock. Linux: `node_page_state(NR_LRU_BASE + lru)`.
     #[must_use]
     pub fn lru_pages(&self, list: LruList) -> u64 {
-        self.node_counters().snapshot(list.into())
+        self.counters().snapshot(list.into())
+    }
+}
+
+impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
+    /// How many pages of all nodes are on a list, without their locks. Linux: `global_node_page_state`.
+    #[must_use]
+    pub fn lru_pages(&self, list: LruList) -> u64 {
+        let nodes = self.nodes().iter();
+        nodes.map(|node| node.lru_pages(list)).sum()
     }
 }

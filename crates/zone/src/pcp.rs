@@ -31,7 +31,7 @@ pub struct Pcp {
     start: AtomicUsize,
     /// How many frames the window has.
     window: AtomicUsize,
-    /// How many frames the zone has.
+    /// How many frames the zone has from there, up to those of another zone.
     spanned: AtomicUsize,
     /// How many pages are to go home.
     nr_home: AtomicUsize,
@@ -117,10 +117,10 @@ impl Pcp {
         offset < self.window.load(Relaxed) && has_room
     }
 
-    /// The zone that it is for.
-    pub(crate) fn set_zone(&self, zone: PfnRange) {
-        self.start.store(zone.start().index(), Relaxed);
-        self.spanned.store(zone.nr_pages(), Relaxed);
+    /// The zone that it is for: `own` are its first frames, up to those of another zone.
+    pub(crate) fn set_zone(&self, own: PfnRange) {
+        self.start.store(own.start().index(), Relaxed);
+        self.spanned.store(own.nr_pages(), Relaxed);
     }
 
     /// Changes the limits; what is in stock stays.
@@ -210,10 +210,11 @@ impl PcpUse<'_> {
         self.0.count()
     }
 
-    /// Opens the window on the first `nr_pages` of the zone, up to the end of a pageblock.
+    /// Opens the window on the first `nr_pages` of the zone, up to the end of a pageblock; never on frames of others.
     pub(crate) fn set_window(&self, nr_pages: usize) {
         const BLOCK: usize = Order::PAGEBLOCK.nr_pages();
-        let window = nr_pages.next_multiple_of(BLOCK);
+        let spanned = self.0.spanned.load(Relaxed);
+        let window = nr_pages.next_multiple_of(BLOCK).min(spanned);
         self.0.window.store(window, Relaxed);
         let state = self.0.state.load(Relaxed);
         self.0.state.store(state + (state & DUE), Relaxed);

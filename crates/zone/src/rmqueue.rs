@@ -1,13 +1,14 @@
 //! Taking pages out and back in: which zone, how deep, and what it means for the rest of the system.
 
 use kmm_buddy::FreeError;
-use kmm_frame::{Gfp, Order, Page, PageFlags, Pfn, PfnRange, ZoneType};
+use kmm_frame::{Gfp, NodeId, NodeMask, NumaItem, Order, Page, PageFlags, Pfn, PfnRange, ZoneType};
 use kmm_host::{AllocError, CpuPin, Cpus, PhysMap};
 use lock_api::RawMutex;
 
 use crate::watermark::Effort;
 use crate::zone::FREED;
-use crate::{BadPage, BadReason, Pcp, Zone, Zones};
+use crate::zonelist::Search;
+use crate::{AllowedNodes, BadPage, BadReason, Pcp, Zone, Zones};
 
 /// What an allocation means for the rest of the system. The zones only say it; whoever called acts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,29 +62,113 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
                 return Ok((pfn, Pressure::None));
             }
         }
-        self.rmqueue_zones(pin, order, gfp)
+        self.rmqueue_here(pin, order, gfp)
     }
 
-    /// Every zone down from the first, by its low mark.
+    /// As [`Zones::rmqueue`], when this CPU has nothing in stock.
     #[inline(never)]
-    fn rmqueue_zones(
+    fn rmqueue_here(
         &self,
         pin: CpuPin<'_>,
         order: Order,
         gfp: Gfp,
     ) -> Result<(Pfn, Pressure), AllocError> {
-        let highest = gfp.zone();
-        let mut zones = self.all()[..=highest.index()].iter().rev();
-        match zones.find_map(|zone| zone.take(pin, order, highest)) {
-            Some(pfn) => Ok((pfn, Pressure::None)),
-            None => self.rmqueue_slow(pin, order, gfp),
+        let node = self.topology().node_of_cpu(pin.cpu().index());
+        self.rmqueue_zones(pin, order, gfp, node, AllowedNodes::ALL)
+    }
+
+    /// As [`Zones::rmqueue`], but beginning with `node`, and on allowed nodes only.
+    ///
+    /// Linux: `__alloc_pages` with a preferred node and a nodemask, mm/page_alloc.c.
+    ///
+    /// # Context
+    /// As for [`Zones::rmqueue`].
+    ///
+    /// # Errors
+    /// [`AllocError::NoSuchNode`]; else as for [`Zones::rmqueue`].
+    #[inline(never)]
+    pub fn rmqueue_from(
+        &self,
+        pin: CpuPin<'_>,
+        order: Order,
+        gfp: Gfp,
+        node: NodeId,
+        allowed: AllowedNodes,
+    ) -> Result<(Pfn, Pressure), AllocError> {
+        if node.index() >= self.nodes().len() {
+            return Err(AllocError::NoSuchNode);
+        }
+        self.rmqueue_zones(pin, order, gfp, node, allowed)
+    }
+
+    /// Every zone of the list of `node`, by its low mark. Linux: `get_page_from_freelist`.
+    fn rmqueue_zones(
+        &self,
+        pin: CpuPin<'_>,
+        order: Order,
+        gfp: Gfp,
+        node: NodeId,
+        allowed: AllowedNodes,
+    ) -> Result<(Pfn, Pressure), AllocError> {
+        let search = self.search(pin, gfp, node, allowed.first(gfp));
+        let mut zones = self.zonelist(search.node, search.nodes, search.highest);
+        let found = zones.find_map(|zone| Some((zone, zone.take(pin, order, &search)?)));
+        match found {
+            Some((zone, pfn)) => {
+                self.count_numa(pin, &search, zone, 1);
+                Ok((pfn, Pressure::None))
+            }
+            None => self.rmqueue_slow(pin, order, &search, allowed),
+        }
+    }
+
+    /// What a request looks for.
+    pub(crate) fn search(
+        &self,
+        pin: CpuPin<'_>,
+        gfp: Gfp,
+        node: NodeId,
+        nodes: NodeMask,
+    ) -> Search {
+        let only = if gfp.contains(Gfp::THISNODE) {
+            NodeMask::of(node)
+        } else {
+            NodeMask::ALL
+        };
+        Search {
+            gfp,
+            highest: gfp.zone(),
+            kind: gfp.migrate_type(),
+            node,
+            nodes: nodes.intersect(only),
+            cpu_node: self.topology().node_of_cpu(pin.cpu().index()),
+        }
+    }
+
+    /// Counts requests that another node has served than that of the first zone that could have.
+    /// Linux: `zone_statistics`.
+    pub(crate) fn count_numa(
+        &self,
+        pin: CpuPin<'_>,
+        search: &Search,
+        served: &Zone<L>,
+        count: usize,
+    ) {
+        if self.nodes().len() == 1 || served.node() == search.node {
+            return;
+        }
+        let mut zones = self.zonelist(search.node, search.nodes, search.highest);
+        if let Some(meant) = zones.next() {
+            if meant.node() != served.node() {
+                served.count_numa(pin, NumaItem::Miss, count as u64);
+                meant.count_numa(pin, NumaItem::Foreign, count as u64);
+            }
         }
     }
 
     /// Gives this CPU's stock of pages back to the zones; how many. Linux: `drain_local_pages`.
     pub fn drain_pcp(&self, pin: CpuPin<'_>) -> usize {
         self.all()
-            .iter()
             .map(|zone| match zone.drain(pin) {
                 Ok(count) => count,
                 Err(refused) => {
@@ -100,26 +185,31 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         &self,
         pin: CpuPin<'_>,
         order: Order,
-        gfp: Gfp,
+        first: &Search,
+        allowed: AllowedNodes,
     ) -> Result<(Pfn, Pressure), AllocError> {
-        let highest = gfp.zone();
-        let mut found = self.take_deep(order, highest, Effort::slow(gfp));
+        let gfp = first.gfp;
+        let search = self.search(pin, gfp, first.node, allowed.in_need(gfp));
+        let mut found = self.take_deep(order, &search, Effort::slow(gfp));
         if found.is_none() && self.drain_pcp(pin) != 0 {
-            found = self.take_deep(order, highest, Effort::slow(gfp));
+            found = self.take_deep(order, &search, Effort::slow(gfp));
         }
         if found.is_none() && gfp.contains(Gfp::MEMALLOC) && !gfp.contains(Gfp::NOMEMALLOC) {
-            found = self.take_deep(order, highest, Effort::ALL);
+            found = self.take_deep(order, &search, Effort::ALL);
         }
-        found
-            .map(|pfn| (pfn, Pressure::below_low(gfp)))
-            .ok_or(AllocError::OutOfMemory)
+        let (zone, pfn) = found.ok_or(AllocError::OutOfMemory)?;
+        self.count_numa(pin, &search, zone, 1);
+        Ok((pfn, Pressure::below_low(gfp)))
     }
 
-    fn take_deep(&self, order: Order, highest: ZoneType, effort: Effort) -> Option<Pfn> {
-        self.all()[..=highest.index()]
-            .iter()
-            .rev()
-            .find_map(|zone| zone.take_deep(order, effort, highest))
+    fn take_deep(
+        &self,
+        order: Order,
+        search: &Search,
+        effort: Effort,
+    ) -> Option<(&'static Zone<L>, Pfn)> {
+        self.zonelist(search.node, search.nodes, search.highest)
+            .find_map(|zone| Some((zone, zone.take_deep(order, effort, search)?)))
     }
 
     /// Takes back a block that has as many references as `held`, or reports it and drops it. Linux: `free_unref_page`.
@@ -190,7 +280,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         let foreign = bad(pfn, BadReason::Foreign);
         let zone = self.zone_of(pfn).ok_or(foreign)?;
         let block = PfnRange::with_len(pfn, order.nr_pages());
-        if !zone.range().contains_range(block) {
+        if !zone.owns_range(block) {
             return Err(foreign);
         }
         for tail in block.iter().skip(1) {

@@ -5,11 +5,11 @@
 )]
 
 use kmm_frame::{Gfp, NodeId, Order, PageFlags, Pfn};
-use kmm_host::{AllocError, Cpus, PageBlock, PageReq, PageSource, PhysMap};
+use kmm_host::{AllocError, CpuPin, Cpus, PageBlock, PageReq, PageSource, PhysMap};
 use lock_api::RawMutex;
 
 use crate::bulk::CHUNK;
-use crate::{Pressure, Zones};
+use crate::{AllowedNodes, Pressure, Zones};
 
 impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// Takes a block out, its first page held once and without flags; and says what that means for the rest.
@@ -20,10 +20,32 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// Does not sleep, whatever `gfp` allows.
     ///
     /// # Errors
-    /// [`AllocError::NoSuchNode`] if another node was asked for; else as for [`Zones::rmqueue`].
+    /// [`AllocError::NoSuchNode`] if the node asked for does not exist; else as for [`Zones::rmqueue`].
     #[inline]
     pub fn alloc_pages(&self, req: PageReq) -> Result<(PageBlock, Pressure), AllocError> {
         let (mut block, pressure) = self.take(req)?;
+        self.prepare(&mut block, req.gfp);
+        Ok((block, pressure))
+    }
+
+    /// As [`Zones::alloc_pages`], on allowed nodes only. The node to begin with need not be one of them.
+    ///
+    /// Linux: `__alloc_pages` with a nodemask, and the checks of cpusets in `get_page_from_freelist`.
+    ///
+    /// # Context
+    /// Does not sleep, whatever `gfp` allows.
+    ///
+    /// # Errors
+    /// As for [`Zones::alloc_pages`]; [`AllocError::OutOfMemory`] also when no allowed node has memory.
+    pub fn alloc_pages_allowed(
+        &self,
+        req: PageReq,
+        allowed: AllowedNodes,
+    ) -> Result<(PageBlock, Pressure), AllocError> {
+        let node = req.node.unwrap_or_else(|| self.this_node());
+        let (pfn, pressure) = self.take_from(req, node, allowed)?;
+        // SAFETY: as in `take`.
+        let mut block = unsafe { PageBlock::from_raw(pfn, req.order) };
         self.prepare(&mut block, req.gfp);
         Ok((block, pressure))
     }
@@ -72,15 +94,41 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
 
     #[inline]
     fn take(&self, req: PageReq) -> Result<(PageBlock, Pressure), AllocError> {
-        if req.node.is_some_and(|node| node != self.node()) {
-            return Err(AllocError::NoSuchNode);
-        }
-        let (pfn, pressure) = self
-            .cpus()
-            .with_pin(|pin| self.rmqueue(pin, req.order, req.gfp))?;
+        let (pfn, pressure) = match req.node {
+            None => {
+                let take = |pin: CpuPin<'_>| self.rmqueue(pin, req.order, req.gfp);
+                self.cpus().with_pin(take)?
+            }
+            Some(node) => self.take_from(req, node, AllowedNodes::ALL)?,
+        };
         // SAFETY: INV-1: frames that leave a zone are RAM, aligned, and nobody else's until they are put back.
         let block = unsafe { PageBlock::from_raw(pfn, req.order) };
         Ok((block, pressure))
+    }
+
+    /// A request that is not for the node of this CPU, whichever that is.
+    #[inline(never)]
+    fn take_from(
+        &self,
+        req: PageReq,
+        node: NodeId,
+        allowed: AllowedNodes,
+    ) -> Result<(Pfn, Pressure), AllocError> {
+        self.cpus().with_pin(|pin| {
+            let local = self.topology().node_of_cpu(pin.cpu().index());
+            if node == local && allowed == AllowedNodes::ALL {
+                self.rmqueue(pin, req.order, req.gfp)
+            } else {
+                self.rmqueue_from(pin, req.order, req.gfp, node, allowed)
+            }
+        })
+    }
+
+    /// The node of this CPU. Linux: `numa_node_id`.
+    #[must_use]
+    pub fn this_node(&self) -> NodeId {
+        let cpu = self.cpus().with_pin(|pin| pin.cpu());
+        self.topology().node_of_cpu(cpu.index())
     }
 
     /// Fills `out` from the front with single pages as far as they reach; how many, and what that means for the rest. Each
@@ -97,7 +145,8 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         out: &mut [Option<PageBlock>],
     ) -> (usize, Pressure) {
         let mut sum = (0, Pressure::None);
-        if node.is_some_and(|node| node != self.node()) {
+        let node = node.unwrap_or_else(|| self.this_node());
+        if node.index() >= self.nodes().len() {
             return sum;
         }
         for chunk in out.chunks_mut(CHUNK) {
@@ -111,7 +160,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             };
             let (count, pressure) = self
                 .cpus()
-                .with_pin(|pin| self.rmqueue_bulk(pin, most, gfp, sink));
+                .with_pin(|pin| self.rmqueue_bulk(pin, most, gfp, node, sink));
             for block in chunk[..count].iter_mut().flatten() {
                 self.prepare(block, gfp);
             }

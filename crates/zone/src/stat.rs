@@ -1,7 +1,8 @@
 //! Numbers for /proc and for whoever steers.
 
 use kmm_frame::{
-    NR_ORDERS, NodeItem, NumaCounts, Order, Pfn, VmEvent, VmEventCounts, ZoneCounts, ZoneType,
+    NR_ORDERS, NodeId, NodeItem, NumaCounts, Order, Pfn, VmEvent, VmEventCounts, ZoneCounts,
+    ZoneType,
 };
 use kmm_host::{CpuId, CpuPin, Cpus, PhysMap};
 use lock_api::RawMutex;
@@ -12,6 +13,8 @@ use crate::{PcpLimits, Watermarks, Zone, Zones};
 /// A zone at a moment, as /proc/zoneinfo and /proc/buddyinfo show it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ZoneStat {
+    /// Of which node.
+    pub node: NodeId,
     /// Which zone.
     pub kind: ZoneType,
     /// Its first frame.
@@ -100,6 +103,7 @@ impl<L: RawMutex> Zone<L> {
         });
         let (_, pgalloc, pgfree) = self.events();
         ZoneStat {
+            node: self.node(),
             kind: self.kind(),
             start_pfn: self.range().start(),
             spanned: self.range().nr_pages(),
@@ -140,14 +144,20 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// Does not sleep. From any context, interrupts included.
     #[inline]
     pub fn count_event(&self, event: VmEvent, more: u64) {
-        self.cpus()
-            .with_pin(|pin| self.node_counters().count_event(pin, event, more));
+        self.cpus().with_pin(|pin| {
+            let node = self.topology().node_of_cpu(pin.cpu().index());
+            let counters = self.node(node).counters();
+            counters.count_event(pin, event, more);
+        });
     }
 
     /// How often each thing happened, since boot, on all CPUs. Linux: `all_vm_events`.
     #[must_use]
     pub fn events(&self) -> VmEventCounts {
-        let mut events = self.node_counters().events();
+        let mut events = VmEventCounts::default();
+        for node in self.nodes() {
+            events.add(&node.counters().events());
+        }
         for zone in self.all() {
             let (_, pgalloc, pgfree) = zone.events();
             events[VmEvent::pgalloc(zone.kind())] += pgalloc;
@@ -156,27 +166,29 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         events
     }
 
-    /// Adds to a count of the node, or takes away, on this CPU. Linux: `mod_node_page_state`.
+    /// Adds to a count of the node that a frame is of, or takes away, on this CPU. Linux: `mod_node_page_state`.
     ///
     /// # Context
     /// Does not sleep. From any context, interrupts included.
     #[inline]
-    pub fn mod_node_count(&self, item: NodeItem, delta: isize) {
-        self.cpus()
-            .with_pin(|pin| self.node_counters().add(pin, item, delta));
+    pub fn mod_node_count(&self, pfn: Pfn, item: NodeItem, delta: isize) {
+        let counters = self.node(self.topology().node_of(pfn)).counters();
+        self.cpus().with_pin(|pin| counters.add(pin, item, delta));
     }
 
     /// Passes on to the totals what this CPU has counted; whether there was anything. To be called now and then by each
     /// CPU, and before it sleeps for long. Linux: `refresh_cpu_vm_stats`.
     pub fn fold_counts(&self, pin: CpuPin<'_>) -> bool {
-        let of_node = self.node_counters().fold(pin);
-        let of_zones = self.all().iter().map(|zone| zone.fold_counts(pin));
-        of_zones.fold(of_node, |any, one| any | one)
+        let of_nodes = self.nodes().iter().map(|node| node.counters().fold(pin));
+        let of_zones = self.all().map(|zone| zone.fold_counts(pin));
+        of_nodes.chain(of_zones).fold(false, |any, one| any | one)
     }
 
     /// Passes on what a CPU has counted that does not run any more. Linux: `cpu_vm_stats_fold`.
     pub fn fold_dead_counts(&self, cpu: CpuId) {
-        self.node_counters().fold_dead(cpu);
+        for node in self.nodes() {
+            node.counters().fold_dead(cpu);
+        }
         for zone in self.all() {
             zone.fold_dead_counts(cpu);
         }
@@ -185,13 +197,15 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// How far counts of a CPU may run ahead, from what the zones have now. Linux: `refresh_zone_stat_thresholds`.
     pub(crate) fn init_stat_thresholds(&self) {
         let nr_cpus = self.cpus().nr_cpus();
-        let mut most = 0;
-        for zone in self.all().iter().filter(|zone| zone.present_pages() > 0) {
-            let threshold = normal_threshold(zone.managed_pages(), nr_cpus);
-            zone.set_stat_threshold(threshold);
-            most = most.max(threshold);
+        for node in self.nodes() {
+            let mut most = 0;
+            for zone in node.zones().iter().filter(|zone| zone.is_populated()) {
+                let threshold = normal_threshold(zone.managed_pages(), nr_cpus);
+                zone.set_stat_threshold(threshold);
+                most = most.max(threshold);
+            }
+            node.counters().set_threshold(most);
         }
-        self.node_counters().set_threshold(most);
     }
 
     /// While memory is short, counts are kept so close that all CPUs together do not hide a watermark.
@@ -201,37 +215,35 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             return self.init_stat_thresholds();
         }
         let nr_cpus = self.cpus().nr_cpus();
-        for zone in self.all().iter().filter(|zone| zone.present_pages() > 0) {
+        for zone in self.all().filter(|zone| zone.is_populated()) {
             let marks = zone.watermarks();
             zone.set_stat_threshold(pressure_threshold(marks.low, marks.min, nr_cpus));
         }
     }
 
-    /// Every zone that the machine has, scarcest first; empty ones too.
+    /// Every zone that the machine has, node by node, scarcest first; empty ones too.
     pub fn stats(&self) -> impl Iterator<Item = ZoneStat> {
         self.all()
-            .iter()
-            .filter(|zone| self.layout().is_configured(zone.kind()))
+            .filter(|zone| self.is_configured(zone.kind()))
             .map(Zone::stat)
     }
 
     /// Free frames of all zones, those in pagesets not counted. Linux: `nr_free_pages`.
     #[must_use]
     pub fn nr_free_pages(&self) -> usize {
-        self.all().iter().map(Zone::nr_free_pages).sum()
+        self.all().map(Zone::nr_free_pages).sum()
     }
 
     /// Frames given to the allocator, of all zones. Linux: `totalram_pages`.
     #[must_use]
     pub fn managed_pages(&self) -> usize {
-        self.all().iter().map(Zone::managed_pages).sum()
+        self.all().map(Zone::managed_pages).sum()
     }
 
     /// Where all frames are.
     #[must_use]
     pub fn accounting(&self) -> Accounting {
         self.all()
-            .iter()
             .map(Zone::stat)
             .fold(Accounting::default(), |sum, zone| Accounting {
                 present: sum.present + zone.present,

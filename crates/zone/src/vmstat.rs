@@ -355,17 +355,13 @@ pub(crate) struct ZoneCounters {
 }
 
 impl ZoneCounters {
-    pub(crate) fn new() -> Self {
+    /// `shares`: those of the zone's node, one for each CPU, or none.
+    pub(crate) fn new(shares: &'static [CpuCounts]) -> Self {
         Self {
             totals: zeros!(AtomicIsize; ZoneItem::COUNT),
             numa: zeros!(AtomicU64; NumaItem::COUNT),
-            shares: &[],
+            shares,
         }
-    }
-
-    /// The shares of the zone's node, one for each CPU. Before anything is counted.
-    pub(crate) fn set_shares(&mut self, shares: &'static [CpuCounts]) {
-        self.shares = shares;
     }
 }
 
@@ -393,7 +389,8 @@ impl<L: RawMutex> Zone<L> {
     }
 
     /// Counts where a request was served, if that is not the rule: [`NumaItem::Hit`] and [`NumaItem::Local`] are what is
-    /// left of the zone's requests, so that the fast path need not count them. Linux: `__count_numa_events`.
+    /// left of the zone's requests, and [`NumaItem::Other`] the zone knows from the pagesets and its lock, so that the fast
+    /// path need not count them. Linux: `__count_numa_events`.
     ///
     /// # Context
     /// Does not sleep. From any context, interrupts included.
@@ -447,6 +444,7 @@ impl<L: RawMutex> Zone<L> {
             all.map(|count| count.load(Relaxed)).sum::<u64>()
         };
         let mut counts = NumaCounts::from_fn(of_cpus);
+        counts[NumaItem::Other] += self.nr_remote();
         let (nr_requests, _, _) = self.events();
         counts[NumaItem::Hit] += nr_requests.saturating_sub(counts[NumaItem::Miss]);
         counts[NumaItem::Local] += nr_requests.saturating_sub(counts[NumaItem::Other]);

@@ -4,12 +4,13 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use kmm_buddy::{Buddy, Pageblocks};
-use kmm_frame::{MemMap, Order, Page, Pfn, PfnRange, ZoneType};
+use kmm_frame::{MemMap, NodeId, Order, Page, Pfn, PfnRange, Topology, ZoneType};
 use lock_api::{Mutex, RawMutex};
 
+use crate::node::by_node;
 use crate::vmstat::ZoneCounters;
 use crate::watermark::Effort;
-use crate::{Mark, Pcp, PcpLimits, Watermarks};
+use crate::{CpuCounts, Mark, Pcp, PcpLimits, Watermarks};
 
 mod moves;
 
@@ -22,8 +23,10 @@ pub(crate) const FREED: u64 = u64::MAX - 1;
 ///
 /// Everything here is safe to read at any time; numbers that belong together are exact while the zone stands still.
 pub struct Zone<L> {
+    node: NodeId,
     kind: ZoneType,
     range: PfnRange,
+    topology: &'static Topology,
     map: MemMap,
     pcps: &'static [Pcp],
     pageblocks: Pageblocks,
@@ -42,26 +45,63 @@ pub struct Zone<L> {
     nr_allocs: AtomicU64,
     nr_pages_alloced: AtomicU64,
     nr_pages_freed: AtomicU64,
+    /// Of the requests served past the pagesets, those by CPUs of other nodes. Written under the lock.
+    nr_remote: AtomicU64,
     buddy: Mutex<L, Buddy>,
 }
 
+/// Which zone of which node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ZoneId {
+    /// Whose zone it is.
+    pub node: NodeId,
+    /// Which of the node's.
+    pub kind: ZoneType,
+}
+
+impl fmt::Display for ZoneId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {} zone {}", self.node.index(), self.kind)
+    }
+}
+
+/// What a zone is made from.
+pub(crate) struct ZoneParts {
+    pub(crate) node: NodeId,
+    pub(crate) kind: ZoneType,
+    pub(crate) range: PfnRange,
+    pub(crate) topology: &'static Topology,
+    pub(crate) map: MemMap,
+    pub(crate) pcps: &'static [Pcp],
+    pub(crate) shares: &'static [CpuCounts],
+    pub(crate) pageblocks: Pageblocks,
+    pub(crate) buddy: Buddy,
+}
+
 impl<L: RawMutex> Zone<L> {
-    pub(crate) fn new(
-        kind: ZoneType,
-        range: PfnRange,
-        map: MemMap,
-        pcps: &'static [Pcp],
-        pageblocks: Pageblocks,
-        buddy: Buddy,
-    ) -> Self {
-        pcps.iter().for_each(|pcp| pcp.set_zone(range));
-        Self {
+    pub(crate) fn new(parts: ZoneParts) -> Self {
+        let ZoneParts {
+            node,
             kind,
             range,
+            topology,
+            map,
+            pcps,
+            shares,
+            pageblocks,
+            buddy,
+        } = parts;
+        let own = first_of_node(topology, range, node);
+        pcps.iter().for_each(|pcp| pcp.set_zone(own));
+        Self {
+            node,
+            kind,
+            range,
+            topology,
             map,
             pcps,
             pageblocks,
-            counters: ZoneCounters::new(),
+            counters: ZoneCounters::new(shares),
             nr_free: AtomicUsize::new(0),
             min: AtomicUsize::new(0),
             low: AtomicUsize::new(0),
@@ -74,11 +114,27 @@ impl<L: RawMutex> Zone<L> {
             nr_allocs: AtomicU64::new(0),
             nr_pages_alloced: AtomicU64::new(0),
             nr_pages_freed: AtomicU64::new(0),
+            nr_remote: AtomicU64::new(0),
             buddy: Mutex::new(buddy),
         }
     }
 
-    /// Which zone it is.
+    /// Whose zone it is. Linux: `zone_to_nid`.
+    #[must_use]
+    pub const fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Which zone it is, of which node.
+    #[must_use]
+    pub const fn id(&self) -> ZoneId {
+        ZoneId {
+            node: self.node,
+            kind: self.kind,
+        }
+    }
+
+    /// Which kind of zone it is.
     #[must_use]
     pub const fn kind(&self) -> ZoneType {
         self.kind
@@ -94,6 +150,26 @@ impl<L: RawMutex> Zone<L> {
     #[must_use]
     pub const fn range(&self) -> PfnRange {
         self.range
+    }
+
+    /// Whether the frame is one of the zone: in its range, and of its node.
+    #[inline]
+    #[must_use]
+    pub fn owns(&self, pfn: Pfn) -> bool {
+        self.range.contains(pfn) && self.topology.node_of(pfn) == self.node
+    }
+
+    /// Whether all frames of `range` are the zone's.
+    #[must_use]
+    pub fn owns_range(&self, range: PfnRange) -> bool {
+        let is_own = |(node, _): (NodeId, PfnRange)| node == self.node;
+        self.range.contains_range(range) && by_node(self.topology, range).all(is_own)
+    }
+
+    /// Whether any frame is RAM. Linux: `populated_zone`.
+    #[must_use]
+    pub fn is_populated(&self) -> bool {
+        self.present_pages() != 0
     }
 
     /// Frames that are RAM. Linux: `present_pages`.
@@ -182,7 +258,7 @@ impl<L: RawMutex> Zone<L> {
     pub(crate) fn is_stock(&self, pfn: Pfn) -> bool {
         let is_marked = |page: &Page| !cfg!(debug_assertions) || page.private() == FREED;
         let marked = |page: &Page| is_marked(page) && page.ref_count() == 0;
-        self.range.contains(pfn) && self.map.get(pfn).is_some_and(marked)
+        self.owns(pfn) && self.map.get(pfn).is_some_and(marked)
     }
 
     pub(crate) const fn pcps(&self) -> &'static [Pcp] {
@@ -220,6 +296,14 @@ impl<L: RawMutex> Zone<L> {
         self.pcps.iter().for_each(|pcp| pcp.set_limits(limits));
     }
 
+    /// Requests that CPUs of other nodes made here.
+    pub(crate) fn nr_remote(&self) -> u64 {
+        let is_remote = |(cpu, _): &(usize, &Pcp)| self.topology.node_of_cpu(*cpu) != self.node;
+        let pcps = self.pcps.iter().enumerate().filter(is_remote);
+        let from_stock: u64 = pcps.map(|(_, pcp)| pcp.events().0).sum();
+        from_stock + self.nr_remote.load(Relaxed)
+    }
+
     /// Requests served, pages handed out, pages taken back.
     pub(crate) fn events(&self) -> (u64, u64, u64) {
         let mut sum = (
@@ -235,13 +319,19 @@ impl<L: RawMutex> Zone<L> {
     }
 }
 
+/// The first frames of `range` that are the node's, up to another node's.
+fn first_of_node(topology: &'static Topology, range: PfnRange, node: NodeId) -> PfnRange {
+    let mut own = by_node(topology, range)
+        .skip_while(|(other, _)| *other != node)
+        .take_while(|(other, _)| *other == node)
+        .map(|(_, piece)| piece);
+    let first = own.next().unwrap_or_default();
+    own.fold(first, |sum, piece| PfnRange::new(sum.start(), piece.end()))
+}
+
 impl<L> Zone<L> {
     pub(crate) const fn counters(&self) -> &ZoneCounters {
         &self.counters
-    }
-
-    pub(crate) const fn counters_mut(&mut self) -> &mut ZoneCounters {
-        &mut self.counters
     }
 }
 

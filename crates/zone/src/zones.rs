@@ -1,33 +1,35 @@
-//! The zones of one node, from boot on. Linux: `pg_data_t`, mm/page_alloc.c.
+//! The zones of all nodes, from boot on. Linux: mm/page_alloc.c, mm/mm_init.c.
 
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use kmm_buddy::{Buddy, Pageblocks};
-use kmm_frame::{MemMap, NodeId, PageFlags, Pfn, PfnRange, ZoneType};
+use kmm_frame::{
+    MAX_NODES, MemMap, NodeId, NodeMask, PageFlags, Pfn, PfnRange, Topology, ZoneType,
+};
 use kmm_host::{CpuPin, Cpus, PhysMap};
-use lock_api::{Mutex, RawMutex};
+use lock_api::RawMutex;
 
-use crate::lru::LruLists;
+use crate::node::by_node;
+use crate::storage::make_nodes;
+use crate::zone::ZoneParts;
+use crate::zonelist::NodeFacts;
 use crate::{
-    BadPage, CpuCounts, FreeError, LOWMEM_RESERVE_RATIO, NodeCounters, Pcp, PcpLimits, PcpSizing,
-    Watermarks, Zone, ZoneLayout, ZoneStorage, default_min_free_kbytes, lowmem_reserve,
+    BadPage, CpuCounts, FirstPcps, FreeError, LOWMEM_RESERVE_RATIO, Node, NodeLayouts, Pcp,
+    PcpLimits, PcpSizing, Watermarks, Zone, ZoneLayout, ZoneStorage, default_min_free_kbytes,
+    lowmem_reserve,
 };
 
-/// All zones of one node: what a kernel allocates frames from.
+/// All zones of all nodes: what a kernel allocates frames from.
 ///
 /// Made empty, then fed at boot: [`Zones::add_present`] with what is RAM, [`Zones::free_at_boot`] with what of it is
 /// free, [`Zones::init_watermarks`] in the end. From then on it is a [`kmm_host::PageSource`].
 ///
 /// `L` is the host's lock, safe against interrupts of this CPU if interrupts allocate or free.
-pub struct Zones<L, C, P> {
-    node: NodeId,
-    layout: ZoneLayout,
-    zones: [Zone<L>; ZoneType::COUNT],
-    /// By the highest zone of a request: the pagesets of the zone that it tries first.
-    first_pcps: [&'static [Pcp]; ZoneType::COUNT],
-    lru: Mutex<L, LruLists>,
-    counters: NodeCounters,
+pub struct Zones<L: 'static, C, P> {
+    nodes: &'static [Node<L>],
+    first_pcps: &'static [FirstPcps],
+    topology: &'static Topology,
     map: MemMap,
     cpus: C,
     phys: P,
@@ -42,21 +44,30 @@ pub struct Zones<L, C, P> {
 pub enum ZonesError {
     /// A zone has frames without descriptors.
     NoDescriptors,
-    /// There are fewer pagesets than [`ZoneLayout::nr_pcps`] says.
+    /// There is room for fewer nodes than [`NodeLayouts::nr_nodes`] says.
+    TooFewNodes,
+    /// There are fewer [`FirstPcps`] than CPUs.
+    TooFewFirstPcps,
+    /// There are fewer pagesets than [`NodeLayouts::nr_pcps`] says.
     TooFewPcps,
-    /// There are fewer pageblocks than [`ZoneLayout::nr_pageblocks`] says.
+    /// There are fewer pageblocks than [`NodeLayouts::nr_pageblocks`] says.
     TooFewPageblocks,
-    /// There are fewer bits than [`ZoneLayout::nr_free_bits`] says.
+    /// There are fewer bits than [`NodeLayouts::nr_free_bits`] says.
     TooFewFreeBits,
+    /// The device zone of a node begins with a frame of another node.
+    WrongNode,
 }
 
 impl fmt::Display for ZonesError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoDescriptors => "zone has frames without descriptors",
+            Self::TooFewNodes => "room for fewer nodes than there are",
+            Self::TooFewFirstPcps => "fewer lists of first pagesets than CPUs",
             Self::TooFewPcps => "fewer pagesets than zones and CPUs want",
             Self::TooFewPageblocks => "fewer pageblocks than zones want",
             Self::TooFewFreeBits => "fewer bits than zones want",
+            Self::WrongNode => "device frames of another node",
         })
     }
 }
@@ -64,7 +75,7 @@ impl fmt::Display for ZonesError {
 impl core::error::Error for ZonesError {}
 
 impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
-    /// Zones that no frame was given to yet. `storage` is fresh, for `layout` and all CPUs.
+    /// Zones that no frame was given to yet. `storage` is fresh, for `layouts` and all CPUs.
     ///
     /// Without [`Zones::with_bad_page_hook`], pages that are freed wrongly are dropped in silence.
     ///
@@ -74,99 +85,84 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         map: MemMap,
         cpus: C,
         phys: P,
-        layout: ZoneLayout,
-        storage: ZoneStorage,
+        layouts: &NodeLayouts,
+        storage: ZoneStorage<L>,
     ) -> Result<Self, ZonesError> {
+        let nr_cpus = cpus.nr_cpus();
+        check(map, layouts, &storage, nr_cpus)?;
+        let topology = layouts.topology();
         let ZoneStorage {
-            pcps,
-            pageblocks,
+            nodes,
+            first_pcps,
+            cpu_counts,
+            mut pcps,
+            mut pageblocks,
             mut free_bits,
         } = storage;
-        let nr_cpus = cpus.nr_cpus();
-        if pcps.len() < layout.nr_pcps(nr_cpus) {
-            return Err(ZonesError::TooFewPcps);
-        }
-        if pageblocks.len() < layout.nr_pageblocks() {
-            return Err(ZonesError::TooFewPageblocks);
-        }
-        if free_bits.len() < layout.nr_free_bits() {
-            return Err(ZonesError::TooFewFreeBits);
-        }
-        let described = |kind: ZoneType| map.range().contains_range(layout.range(kind));
-        if !ZoneType::ALL.into_iter().all(described) {
-            return Err(ZonesError::NoDescriptors);
-        }
-        let pcps_of = |kind: ZoneType| -> &'static [Pcp] {
-            let Some(nth) = layout.pcp_zones().position(|other| other == kind) else {
-                return &[];
-            };
-            &pcps[nth * nr_cpus..][..nr_cpus]
+        let shares_of = |node: NodeId| -> &'static [CpuCounts] {
+            let mut shares = cpu_counts.chunks_exact(nr_cpus.max(1));
+            shares.nth(node.index()).unwrap_or_default()
         };
-        let mut left = pageblocks;
-        let make = |kind| {
+        let mut make_zone = |node: NodeId, layout: &ZoneLayout, kind: ZoneType| {
             let range = layout.range(kind);
-            let blocks = Pageblocks::new(range, left)?;
-            left = &left[Pageblocks::count_for(range)..];
+            let nr_pcps = if layout.has_pcps(kind) { nr_cpus } else { 0 };
+            let (own_pcps, rest) = pcps.split_at_checked(nr_pcps)?;
+            pcps = rest;
+            let blocks = Pageblocks::new(range, pageblocks)?;
+            pageblocks = &pageblocks[Pageblocks::count_for(range)..];
             let bits = core::mem::take(&mut free_bits);
             let (bits, rest) = bits.split_at_mut_checked(Buddy::storage_for(range))?;
             free_bits = rest;
-            let buddy = Buddy::new(range, map, bits, blocks)?;
-            Some(Zone::new(kind, range, map, pcps_of(kind), blocks, buddy))
+            Some(Zone::new(ZoneParts {
+                node,
+                kind,
+                range,
+                topology,
+                map,
+                pcps: own_pcps,
+                shares: shares_of(node),
+                pageblocks: blocks,
+                buddy: Buddy::new(range, map, bits, blocks)?,
+            }))
         };
-        let [
-            Some(dma),
-            Some(dma32),
-            Some(normal),
-            Some(highmem),
-            Some(movable),
-            Some(device),
-        ] = ZoneType::ALL.map(make)
-        else {
-            return Err(ZonesError::TooFewFreeBits);
+        let make_node = |nr: usize| {
+            let layout = layouts.nodes()[nr];
+            let id = topology.nodes().nth(nr).unwrap_or_default();
+            let zones = ZoneType::ALL.map(|kind| make_zone(id, &layout, kind));
+            let [
+                Some(dma),
+                Some(dma32),
+                Some(normal),
+                Some(highmem),
+                Some(movable),
+                Some(device),
+            ] = zones
+            else {
+                return Err(ZonesError::TooFewFreeBits);
+            };
+            let zones = [dma, dma32, normal, highmem, movable, device];
+            Ok(Node::new(id, topology, layout, zones, map, shares_of(id)))
         };
-        let zones = [dma, dma32, normal, highmem, movable, device];
-        let first_pcps = ZoneType::ALL.map(|highest| {
-            let usable = ZoneType::ALL[..=highest.index()].iter().rev();
-            let mut pcps = usable.map(|&kind| pcps_of(kind));
-            pcps.find(|pcps| !pcps.is_empty()).unwrap_or_default()
-        });
-        Ok(Self {
-            node: NodeId::ZERO,
-            layout,
-            zones,
-            first_pcps,
-            lru: Mutex::new(LruLists::new(map)),
-            counters: NodeCounters::new(&[]),
+        let nodes = make_nodes(&mut nodes[..layouts.nr_nodes()], make_node)?;
+        let zones = Self {
+            nodes,
+            first_pcps: &first_pcps[..nr_cpus],
+            topology,
             map,
             cpus,
             phys,
             on_bad_page: |_| {},
             pcp_sizing: PcpSizing::default(),
             reserve_ratio: LOWMEM_RESERVE_RATIO.map(AtomicUsize::new),
-        })
-    }
-
-    /// Which node it is; [`NodeId::ZERO`] unless said.
-    #[must_use]
-    pub const fn with_node(mut self, node: NodeId) -> Self {
-        self.node = node;
-        self
+        };
+        zones.build_all_zonelists();
+        Ok(zones)
     }
 
     /// Who is told of pages that are freed wrongly. It may run in interrupts, and must not allocate or free pages.
     #[must_use]
     pub const fn with_bad_page_hook(mut self, hook: fn(BadPage)) -> Self {
         self.on_bad_page = hook;
-        self
-    }
-
-    /// Where each CPU counts for itself; CPUs without a share count in the totals, by locked instructions.
-    #[must_use]
-    pub fn with_cpu_counts(mut self, shares: &'static [CpuCounts]) -> Self {
-        self.counters = NodeCounters::new(shares);
-        for zone in &mut self.zones {
-            zone.counters_mut().set_shares(shares);
-        }
         self
     }
 
@@ -179,56 +175,59 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
 
     /// Says that the frames of `range` are RAM. Each frame once; frames outside every zone do not count.
     ///
-    /// Linux: `free_area_init_core`, `set_page_links`.
+    /// Linux: `free_area_init_core`. O(n) in pageblocks; no descriptor is touched.
     pub fn add_present(&self, range: PfnRange) {
-        for zone in &self.zones {
-            let part = range.intersect(zone.range());
-            for pfn in part.iter() {
-                self.map.page(pfn).set_place(zone.kind(), self.node);
-            }
-            zone.add_present(part);
-        }
+        self.for_each_part(range, |zone, part| zone.add_present(part));
+        self.build_all_zonelists();
     }
 
-    /// Gives frames that are present, and the caller's alone, to the allocator: at boot what memblock has left, later what
-    /// only boot needed, which then is no longer reserved. How many that were.
+    /// Gives frames that are present, and the caller's alone, to the allocator: at boot, what memblock has left. How many
+    /// that were.
     ///
-    /// Linux: `memblock_free_pages`, `free_reserved_area`.
+    /// Their descriptors are fresh, and stay untouched. Linux: `memblock_free_pages`. O(n) in pageblocks.
     ///
     /// # Errors
-    /// [`FreeError::OutsideZone`] if a frame is in no zone or in the device zone, [`FreeError::AlreadyFree`] if one is free
-    /// or was handed out with a count; nothing has changed then.
+    /// [`FreeError::OutsideZone`] if a frame is in no zone or in the device zone, [`FreeError::AlreadyFree`] if one is
+    /// free, or if that would be more than is present; nothing has changed then. Debug builds look at each descriptor, and
+    /// also refuse frames that are reserved ([`FreeError::Reserved`]) or in use ([`FreeError::AlreadyFree`]).
     pub fn free_at_boot(&self, range: PfnRange) -> Result<usize, FreeError> {
-        for pfn in range.iter() {
-            let kind = self.layout.zone_of(pfn).ok_or(FreeError::OutsideZone)?;
-            let page = self.map.get(pfn).ok_or(FreeError::OutsideZone)?;
-            if kind == ZoneType::Device {
-                return Err(FreeError::OutsideZone);
-            }
-            let is_used = page.ref_count() != 0 || page.private() != 0;
-            if is_used && !page.test(PageFlags::RESERVED) {
-                return Err(FreeError::AlreadyFree);
-            }
-        }
-        for zone in &self.zones {
-            let part = range.intersect(zone.range());
-            if zone.with_buddy(|buddy| part.iter().any(|pfn| buddy.free_block_of(pfn).is_some())) {
-                return Err(FreeError::AlreadyFree);
-            }
-        }
-        for zone in &self.zones {
-            let part = range.intersect(zone.range());
-            for pfn in part.iter() {
-                let page = self.map.page(pfn);
+        self.check_given(range)?;
+        if cfg!(debug_assertions) {
+            for page in range.iter().filter_map(|pfn| self.map.get(pfn)) {
                 if page.test(PageFlags::RESERVED) {
-                    page.reset_flags(PageFlags::empty());
-                    page.set_private(0);
-                    page.set_ref_count(0);
+                    return Err(FreeError::Reserved);
+                }
+                if page.ref_count() != 0 || page.private() != 0 {
+                    return Err(FreeError::AlreadyFree);
                 }
             }
-            zone.with_buddy(|buddy| buddy.add_free_range(part))?;
-            zone.add_managed(part.nr_pages());
         }
+        self.give_parts(range)?;
+        Ok(range.nr_pages())
+    }
+
+    /// Gives reserved frames that are present to the allocator: what only boot needed. They are no longer reserved then.
+    /// How many that were.
+    ///
+    /// Linux: `free_reserved_area`. O(n) in frames.
+    ///
+    /// # Errors
+    /// As [`Zones::free_at_boot`]; and [`FreeError::AlreadyFree`] if one is not reserved.
+    pub fn free_reserved(&self, range: PfnRange) -> Result<usize, FreeError> {
+        self.check_given(range)?;
+        for pfn in range.iter() {
+            let page = self.map.get(pfn).ok_or(FreeError::OutsideZone)?;
+            if !page.test(PageFlags::RESERVED) {
+                return Err(FreeError::AlreadyFree);
+            }
+        }
+        for pfn in range.iter() {
+            let page = self.map.page(pfn);
+            page.reset_flags(PageFlags::empty());
+            page.set_private(0);
+            page.set_ref_count(0);
+        }
+        self.give_parts(range)?;
         Ok(range.nr_pages())
     }
 
@@ -238,14 +237,14 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// Linux: `setup_per_zone_wmarks`, `setup_per_zone_lowmem_reserve`, `zone_pcp_update`.
     pub fn init_watermarks(&self, min_free_kbytes: usize, scale_factor: usize) {
         let lowmem = self.lowmem_pages();
-        for zone in &self.zones {
+        for zone in self.all() {
             let managed = zone.managed_pages();
             let marks =
                 Watermarks::for_zone(zone.kind(), managed, lowmem, min_free_kbytes, scale_factor);
             zone.set_watermarks(marks);
             zone.set_pcp_limits(match self.pcp_sizing {
                 PcpSizing::ByLowMark => {
-                    PcpLimits::by_low_mark(managed, marks.low, self.cpus.nr_cpus())
+                    PcpLimits::by_low_mark(managed, marks.low, self.nr_cpus_near(zone.node()))
                 }
                 PcpSizing::SixBatches => PcpLimits::six_batches(managed),
             });
@@ -269,40 +268,51 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         self.init_lowmem_reserve();
     }
 
-    /// The zone of this kind; it may be empty.
+    /// The zone of this kind of node 0; it may be empty. For machines of one node.
     #[must_use]
     pub const fn zone(&self, kind: ZoneType) -> &Zone<L> {
-        &self.zones[kind.index()]
+        self.nodes[0].zone(kind)
     }
 
-    /// The zone that a frame is in.
+    /// The zone that a frame is in. Linux: `page_zone`.
+    #[inline]
     #[must_use]
-    pub fn zone_of(&self, pfn: Pfn) -> Option<&Zone<L>> {
-        self.layout.zone_of(pfn).map(|kind| self.zone(kind))
+    pub fn zone_of(&self, pfn: Pfn) -> Option<&'static Zone<L>> {
+        let node = self.nodes.get(self.topology.node_of(pfn).index())?;
+        node.zone_at(pfn)
     }
 
-    /// Every zone, scarcest first, empty ones too.
-    #[must_use]
-    pub const fn all(&self) -> &[Zone<L>; ZoneType::COUNT] {
-        &self.zones
+    /// Every zone of every node: a node's from the scarcest up, empty ones too.
+    pub fn all(&self) -> impl Iterator<Item = &'static Zone<L>> + Clone + use<L, C, P> {
+        self.nodes.iter().flat_map(Node::zones)
     }
 
-    /// Where the zones begin and end.
+    /// Every node, upwards.
     #[must_use]
-    pub const fn layout(&self) -> &ZoneLayout {
-        &self.layout
+    pub const fn nodes(&self) -> &'static [Node<L>] {
+        self.nodes
     }
 
-    /// The node.
+    /// A node.
+    ///
+    /// # Panics
+    /// When there is no such node.
     #[must_use]
-    pub const fn node(&self) -> NodeId {
-        self.node
+    pub const fn node(&self, node: NodeId) -> &'static Node<L> {
+        &self.nodes[node.index()]
     }
 
-    /// The counts of the node.
+    /// Whether the machine has this zone, though maybe without a frame: it has an entry in /proc/zoneinfo then.
     #[must_use]
-    pub const fn node_counters(&self) -> &NodeCounters {
-        &self.counters
+    pub fn is_configured(&self, kind: ZoneType) -> bool {
+        let mut layouts = self.nodes.iter().map(Node::layout);
+        layouts.any(|layout| layout.is_configured(kind))
+    }
+
+    /// Who has which frames and CPUs.
+    #[must_use]
+    pub const fn topology(&self) -> &'static Topology {
+        self.topology
     }
 
     /// The descriptors.
@@ -323,43 +333,171 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         &self.phys
     }
 
-    /// The pageset of this CPU that requests try first which `highest` could serve.
+    /// The pageset of this CPU that requests of its own node try first which `highest` could serve.
     #[inline]
     pub(crate) fn first_pcp(&self, pin: CpuPin<'_>, highest: ZoneType) -> Option<&'static Pcp> {
-        self.first_pcps[highest.index()].get(pin.cpu().index())
-    }
-
-    pub(crate) const fn lru_lists(&self) -> &Mutex<L, LruLists> {
-        &self.lru
+        self.first_pcps.get(pin.cpu().index())?.get(highest)
     }
 
     pub(crate) fn report(&self, bad: BadPage) {
         (self.on_bad_page)(bad);
     }
 
+    /// Sets the order of nodes for each node, and what each CPU tries first. Linux: `build_all_zonelists`.
+    pub(crate) fn build_all_zonelists(&self) {
+        let has_memory = |node: &&Node<L>| node.zones().iter().any(Zone::is_populated);
+        let with_memory = self.nodes.iter().filter(has_memory);
+        let facts = NodeFacts {
+            topology: self.topology,
+            with_memory: with_memory.map(Node::id).collect(),
+            with_cpus: (0..self.cpus.nr_cpus())
+                .map(|cpu| self.topology.node_of_cpu(cpu))
+                .collect(),
+        };
+        let mut load = [0; MAX_NODES];
+        for node in self.nodes {
+            let (order, count) = facts.fallback_of(node.id(), &mut load);
+            node.fallback().set(&order[..count]);
+        }
+        for (cpu, first) in self.first_pcps.iter().enumerate() {
+            for highest in ZoneType::ALL {
+                let node = self.topology.node_of_cpu(cpu);
+                let mut pcps = self
+                    .zonelist(node, NodeMask::ALL, highest)
+                    .map(|zone| zone.pcps().get(cpu));
+                first.set(highest, pcps.next().flatten());
+            }
+        }
+    }
+
+    /// The zones that can serve a request from a node: its own from the highest down, then those of the other nodes.
+    /// Linux: `for_each_zone_zonelist_nodemask`.
+    pub(crate) fn zonelist(
+        &self,
+        node: NodeId,
+        allowed: NodeMask,
+        highest: ZoneType,
+    ) -> impl Iterator<Item = &'static Zone<L>> + use<L, C, P> {
+        let nodes = self.nodes;
+        let order = nodes[node.index()].fallback().nodes();
+        order
+            .filter(move |node| allowed.contains(*node))
+            .flat_map(move |node| nodes[node.index()].zones()[..=highest.index()].iter().rev())
+            .filter(|zone| zone.is_populated())
+    }
+
+    /// CPUs that a zone's stocks are shared among. Linux: `zone_highsize`.
+    fn nr_cpus_near(&self, node: NodeId) -> usize {
+        let all = self.cpus.nr_cpus();
+        let is_near = |&cpu: &usize| self.topology.node_of_cpu(cpu) == node;
+        match (0..all).filter(is_near).count() {
+            0 => all,
+            near => near,
+        }
+    }
+
     /// Pages to allocate in all zones that the kernel maps permanently. Linux: `nr_free_buffer_pages` at boot.
     fn lowmem_pages(&self) -> usize {
-        self.zones
-            .iter()
-            .filter(|zone| zone.kind() != ZoneType::HighMem)
-            .map(Zone::managed_pages)
-            .sum()
+        let is_lowmem = |zone: &&Zone<L>| zone.kind() != ZoneType::HighMem;
+        let zones = self.all().filter(is_lowmem);
+        zones.map(Zone::managed_pages).sum()
     }
 
     fn init_lowmem_reserve(&self) {
-        let managed = ZoneType::ALL.map(|kind| self.zone(kind).managed_pages());
         let ratio = core::array::from_fn(|i| self.reserve_ratio[i].load(Relaxed));
-        for (zone, reserve) in self.zones.iter().zip(lowmem_reserve(managed, ratio)) {
-            zone.set_protection(reserve);
+        for node in self.nodes {
+            let managed = ZoneType::ALL.map(|kind| node.zone(kind).managed_pages());
+            for (zone, reserve) in node.zones().iter().zip(lowmem_reserve(managed, ratio)) {
+                zone.set_protection(reserve);
+            }
         }
     }
+
+    /// Calls `f` with each zone that has frames of `range`, and these: a node's frames only.
+    fn for_each_part(&self, range: PfnRange, mut f: impl FnMut(&Zone<L>, PfnRange)) {
+        for (node, piece) in by_node(self.topology, range) {
+            let zones = self.nodes.get(node.index()).map(Node::zones);
+            for zone in zones.into_iter().flatten() {
+                let part = piece.intersect(zone.range());
+                if !part.is_empty() {
+                    f(zone, part);
+                }
+            }
+        }
+    }
+
+    /// Whether zones may take the frames of `range`.
+    fn check_given(&self, range: PfnRange) -> Result<(), FreeError> {
+        let mut count = 0;
+        let mut refused = None;
+        self.for_each_part(range, |zone, part| {
+            if zone.kind() != ZoneType::Device {
+                count += part.nr_pages();
+            }
+            let managed = zone.managed_pages() + part.nr_pages();
+            let is_free = zone.with_buddy(|buddy| buddy.has_free_in(part));
+            if is_free || managed > zone.present_pages() {
+                refused = Some(FreeError::AlreadyFree);
+            }
+        });
+        if count != range.nr_pages() {
+            return Err(FreeError::OutsideZone);
+        }
+        refused.map_or(Ok(()), Err)
+    }
+
+    fn give_parts(&self, range: PfnRange) -> Result<(), FreeError> {
+        let mut refused = None;
+        self.for_each_part(range, |zone, part| {
+            match zone.with_buddy(|buddy| buddy.add_free_range(part)) {
+                Ok(()) => zone.add_managed(part.nr_pages()),
+                Err(why) => refused = Some(why),
+            }
+        });
+        refused.map_or(Ok(()), Err)
+    }
+}
+
+/// Whether there is all that zones are made from.
+fn check<L>(
+    map: MemMap,
+    layouts: &NodeLayouts,
+    storage: &ZoneStorage<L>,
+    nr_cpus: usize,
+) -> Result<(), ZonesError> {
+    if storage.nodes.len() < layouts.nr_nodes() {
+        return Err(ZonesError::TooFewNodes);
+    }
+    if storage.first_pcps.len() < nr_cpus {
+        return Err(ZonesError::TooFewFirstPcps);
+    }
+    if storage.pcps.len() < layouts.nr_pcps(nr_cpus) {
+        return Err(ZonesError::TooFewPcps);
+    }
+    if storage.pageblocks.len() < layouts.nr_pageblocks() {
+        return Err(ZonesError::TooFewPageblocks);
+    }
+    if storage.free_bits.len() < layouts.nr_free_bits() {
+        return Err(ZonesError::TooFewFreeBits);
+    }
+    let topology = layouts.topology();
+    for (node, layout) in topology.nodes().zip(layouts.nodes()) {
+        let described = |kind: ZoneType| map.range().contains_range(layout.range(kind));
+        if !ZoneType::ALL.into_iter().all(described) {
+            return Err(ZonesError::NoDescriptors);
+        }
+        let device = layout.range(ZoneType::Device);
+        if !device.is_empty() && topology.node_of(device.start()) != node {
+            return Err(ZonesError::WrongNode);
+        }
+    }
+    Ok(())
 }
 
 impl<L, C, P> fmt::Debug for Zones<L, C, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Zones")
-            .field("node", &self.node)
-            .field("zones", &self.zones)
+            .field("nodes", &self.nodes)
             .finish_non_exhaustive()
     }
 }

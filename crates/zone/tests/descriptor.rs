@@ -10,9 +10,9 @@ mod common;
 use core::ptr::NonNull;
 
 use common::{Random, Tiny, bare, boot, frames, order, small, take_bad};
-use kmm_frame::{Gfp, MigrateType, NR_ORDERS, Order, Pfn, PfnRange, ZoneItem, ZoneType};
+use kmm_frame::{Gfp, MigrateType, NR_ORDERS, NodeId, Order, Pfn, PfnRange, ZoneItem, ZoneType};
 use kmm_host::{PageBlock, PageReq, PageSource};
-use kmm_zone::{FreeAt, LruList, X86_64, ZoneLayout, ZoneStorage, Zones};
+use kmm_zone::{FreeAt, LruList, NodeLayouts, X86_64, ZoneLayout, ZoneStorage, Zones};
 
 type Lock = spin::Mutex<()>;
 
@@ -64,7 +64,7 @@ fn a_zone_carries_what_linux_has_in_it() {
         assert_eq!(stat.counts[item], 0, "{}", item.name());
     }
     for list in LruList::ALL {
-        assert_eq!(zones.lruvec().nr_pages(list), 0);
+        assert_eq!(zones.node(NodeId::ZERO).lruvec().nr_pages(list), 0);
     }
     let second = zones.zone(ZoneType::Dma32).stat();
     assert_eq!((second.spanned, second.present), (1904, 1904));
@@ -94,7 +94,7 @@ fn right_after_boot_almost_everything_is_movable_and_of_the_largest_order() {
 fn two_zones_keep_types_of_the_block_that_they_share() {
     // Frames below 64 are DMA, below 256 DMA32, the rest Normal: all three have a part of the first block.
     let zones = small::<Lock>(64, PfnRange::EMPTY, 1);
-    let [dma, dma32, normal] = [0, 1, 2].map(|nr| &zones.all()[nr]);
+    let [dma, dma32, normal] = [0, 1, 2].map(|nr| &zones.node(NodeId::ZERO).zones()[nr]);
     assert_eq!(
         dma32.set_pageblock_type(Pfn::new(100), MigrateType::Unmovable),
         Some(MigrateType::Movable)
@@ -205,8 +205,8 @@ fn counts_of_a_zone_are_its_own() {
 #[test]
 fn storage_is_laid_into_the_memory_that_it_asks_for() {
     let ram = frames(0, 1024);
-    let layout = ZoneLayout::new::<Tiny>(ram);
-    let room = ZoneStorage::layout(&layout, 2).unwrap();
+    let layout = NodeLayouts::single(ZoneLayout::new::<Tiny>(ram));
+    let room = ZoneStorage::<Lock>::layout(&layout, 2).unwrap();
     // SAFETY: the layout has a size.
     let memory = NonNull::new(unsafe { std::alloc::alloc(room) }).unwrap();
     // SAFETY: 1: allocated with the layout. 2: never given back.
@@ -221,16 +221,20 @@ fn storage_is_laid_into_the_memory_that_it_asks_for() {
         storage.pcps.as_ptr().addr()
     );
     assert!(end <= memory.addr().get() + room.size());
-    assert_eq!(
-        storage.pcps.as_ptr_range().end.addr(),
-        storage.pageblocks.as_ptr().addr()
-    );
+    let parts = [
+        storage.pcps.as_ptr_range().end.addr()..=storage.nodes.as_ptr().addr(),
+        storage.nodes.as_ptr_range().end.addr()..=storage.cpu_counts.as_ptr().addr(),
+        storage.cpu_counts.as_ptr_range().end.addr()..=storage.first_pcps.as_ptr().addr(),
+        storage.first_pcps.as_ptr_range().end.addr()..=storage.pageblocks.as_ptr().addr(),
+    ];
+    assert!(parts.iter().all(|gap| !gap.is_empty()), "{parts:?}");
+    assert_eq!((storage.nodes.len(), storage.first_pcps.len()), (1, 2));
     let model = small::<Lock>(0, PfnRange::EMPTY, 2);
     let zones: common::TestZones = Zones::new(
         *bare_map(ram),
         common::ThreadCpus(2),
         *model.phys(),
-        layout,
+        &layout,
         storage,
     )
     .unwrap();
@@ -239,12 +243,12 @@ fn storage_is_laid_into_the_memory_that_it_asks_for() {
     zones.free(block);
     let blocks: usize = zones
         .all()
-        .iter()
         .map(|zone| zone.nr_pageblocks().iter().sum::<usize>())
         .sum();
     assert_eq!(blocks, 4);
-    let none = ZoneLayout::new::<Tiny>(PfnRange::EMPTY);
-    assert_eq!(ZoneStorage::layout(&none, 4).unwrap().size(), 0);
+    let none = NodeLayouts::single(ZoneLayout::EMPTY);
+    let size_bytes = ZoneStorage::<Lock>::layout(&none, 0).unwrap().size();
+    assert!(size_bytes < 8192, "an empty node of {size_bytes} bytes");
 }
 
 fn bare_map(ram: PfnRange) -> &'static kmm_frame::MemMap {

@@ -6,7 +6,9 @@ mod common;
 use common::{Tiny, bare, boot, frames, free_of, small};
 use kmm_frame::{Gfp, MemMap, NumaItem, Order, Page, PageFlags, Pfn, PfnRange, ZoneType};
 use kmm_host::{PageReq, PageSource};
-use kmm_zone::{FreeError, LayoutError, X86, X86_64, ZoneLayout, ZoneLimits, Zones, ZonesError};
+use kmm_zone::{
+    FreeError, LayoutError, NodeLayouts, X86, X86_64, ZoneLayout, ZoneLimits, Zones, ZonesError,
+};
 
 type Lock = spin::Mutex<()>;
 
@@ -121,10 +123,8 @@ fn device_frames_never_enter_the_allocator() {
         Err(FreeError::OutsideZone)
     );
     assert_eq!(zones.nr_free_pages(), 0);
-    assert_eq!(
-        zones.map().page(Pfn::new(513)).zone_type(),
-        ZoneType::Device
-    );
+    let zone = zones.zone_of(Pfn::new(513)).unwrap();
+    assert_eq!(zone.kind(), ZoneType::Device);
 }
 
 #[test]
@@ -133,9 +133,7 @@ fn requests_fall_back_to_lower_zones_only() {
     zones.set_lowmem_reserve_ratio([0; 6]);
     let mut seen = Vec::new();
     while let Ok(block) = zones.alloc(PageReq::page(Gfp::KERNEL)) {
-        let kind = zones.zone_of(block.pfn()).unwrap().kind();
-        assert_eq!(zones.map().page(block.pfn()).zone_type(), kind);
-        seen.push(kind);
+        seen.push(zones.zone_of(block.pfn()).unwrap().kind());
     }
     let count = |kind| seen.iter().filter(|other| **other == kind).count();
     assert_eq!(count(ZoneType::Normal), 768);
@@ -193,7 +191,15 @@ fn frames_are_given_to_the_allocator_once() {
     assert_eq!(zones.accounting(), before);
     assert!(zones.map().page(Pfn::new(103)).test(PageFlags::RESERVED));
     // What only boot needed comes later.
-    assert_eq!(zones.free_at_boot(frames(100, 110)), Ok(10));
+    assert_eq!(
+        zones.free_at_boot(frames(100, 110)),
+        Err(FreeError::Reserved)
+    );
+    assert_eq!(zones.free_reserved(frames(100, 110)), Ok(10));
+    assert_eq!(
+        zones.free_reserved(frames(100, 110)),
+        Err(FreeError::AlreadyFree)
+    );
     assert_eq!(zones.accounting().reserved, 0);
     zones.validate().unwrap();
 }
@@ -207,8 +213,8 @@ fn zones_want_descriptors_and_pagesets() {
             map,
             common::ThreadCpus(2),
             *small::<Lock>(0, PfnRange::EMPTY, 1).phys(),
-            ZoneLayout::new::<Tiny>(frames(0, end)),
-            common::storage(nr_pcps, nr_pageblocks, nr_free_bits),
+            &NodeLayouts::single(ZoneLayout::new::<Tiny>(frames(0, end))),
+            common::storage(1, 2, nr_pcps, nr_pageblocks, nr_free_bits),
         )?;
         Ok(zones.managed_pages())
     };

@@ -10,7 +10,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Random, TestZones, Tiny, bare, frames, run_on, small, take_bad};
-use kmm_frame::{Gfp, PageFlags, Pfn, PfnRange, ZoneItem, ZoneType};
+use kmm_frame::{Gfp, NodeId, PageFlags, Pfn, PfnRange, ZoneItem, ZoneType};
 use kmm_host::{PageBlock, PageReq, PageSource};
 use kmm_zone::{BadReason, LruBroken, LruError, LruList, ZoneLayout, ZonesBroken};
 
@@ -57,7 +57,7 @@ fn flags_of(list: usize) -> PageFlags {
 }
 
 fn compare(zones: &TestZones, oracle: &Oracle, held: &BTreeMap<Pfn, PageBlock>) {
-    let lruvec = zones.lruvec();
+    let lruvec = zones.node(NodeId::ZERO).lruvec();
     for (list, expected) in LruList::ALL.into_iter().zip(&oracle.lists) {
         assert_eq!(&lruvec.pages(list).collect::<Vec<_>>(), expected);
         assert_eq!(lruvec.nr_pages(list), expected.len());
@@ -119,7 +119,7 @@ fn random_pages_match_the_oracle() {
                 LruError::Foreign
             };
             let told = |list: usize| LruList::ALL[list];
-            let mut lruvec = zones.lruvec();
+            let mut lruvec = zones.node(NodeId::ZERO).lruvec();
             match random.below(10) {
                 op @ 0..4 => {
                     let result = if op < 3 {
@@ -201,7 +201,7 @@ fn random_pages_match_the_oracle() {
         }
         for pages in &oracle.lists {
             for &pfn in pages {
-                zones.lruvec().del(pfn).unwrap();
+                zones.node(NodeId::ZERO).lruvec().del(pfn).unwrap();
             }
         }
         held.into_values().for_each(|block| zones.free(block));
@@ -232,7 +232,7 @@ fn flags_of_others_stay() {
     let others = PageFlags::REFERENCED | PageFlags::DIRTY | PageFlags::ANON | PageFlags::UPTODATE;
     page.set(others | PageFlags::SWAPBACKED);
     page.set_private(77);
-    let mut lruvec = zones.lruvec();
+    let mut lruvec = zones.node(NodeId::ZERO).lruvec();
     lruvec.add(pfn, LruList::Unevictable).unwrap();
     assert!(page.test(others | PageFlags::SWAPBACKED | PageFlags::UNEVICTABLE));
     lruvec.move_to(pfn, LruList::ActiveAnon).unwrap();
@@ -259,15 +259,27 @@ fn pages_of_other_users_are_refused() {
         PageFlags::RESERVED,
     ] {
         page.set(flag);
-        let refused = zones.lruvec().add(pfn, LruList::ActiveFile);
+        let refused = zones
+            .node(NodeId::ZERO)
+            .lruvec()
+            .add(pfn, LruList::ActiveFile);
         assert_eq!(refused, Err(LruError::OtherUse(flag)));
         page.clear(flag);
     }
     page.set_ref_count(0);
-    let refused = zones.lruvec().add(pfn, LruList::ActiveFile);
+    let refused = zones
+        .node(NodeId::ZERO)
+        .lruvec()
+        .add(pfn, LruList::ActiveFile);
     assert_eq!(refused, Err(LruError::NotHeld));
     page.set_ref_count(1);
-    assert_eq!(zones.lruvec().add(pfn, LruList::ActiveFile), Ok(()));
+    assert_eq!(
+        zones
+            .node(NodeId::ZERO)
+            .lruvec()
+            .add(pfn, LruList::ActiveFile),
+        Ok(())
+    );
     zones.validate().unwrap();
 }
 
@@ -279,7 +291,10 @@ fn pages_of_no_zone_are_refused() {
     zones.map().page(pfn).clear(PageFlags::RESERVED);
     zones.map().page(pfn).set_ref_count(1);
     for pfn in [pfn, Pfn::new(600), Pfn::new(usize::MAX)] {
-        let refused = zones.lruvec().add(pfn, LruList::ActiveFile);
+        let refused = zones
+            .node(NodeId::ZERO)
+            .lruvec()
+            .add(pfn, LruList::ActiveFile);
         assert_eq!(refused, Err(LruError::Foreign));
     }
     assert_eq!(zones.lru_pages(LruList::ActiveFile), 0);
@@ -305,7 +320,11 @@ fn spoiled_pages_are_refused_and_found() {
             let pfns = pages(&zones, 6);
             for (nr, &pfn) in pfns.iter().enumerate() {
                 let list = [list, LruList::ActiveAnon][nr % 2];
-                zones.lruvec().add_tail(pfn, list).unwrap();
+                zones
+                    .node(NodeId::ZERO)
+                    .lruvec()
+                    .add_tail(pfn, list)
+                    .unwrap();
             }
             zones.validate().unwrap();
             let victim = pfns[at * 2];
@@ -317,7 +336,7 @@ fn spoiled_pages_are_refused_and_found() {
             } else {
                 LruError::Spoiled
             };
-            let mut lruvec = zones.lruvec();
+            let mut lruvec = zones.node(NodeId::ZERO).lruvec();
             assert_eq!(lruvec.del(victim), Err(expected));
             assert_eq!(lruvec.move_to_tail(victim), Err(expected));
             assert_eq!(lruvec.activate(victim), Err(expected));
@@ -332,7 +351,7 @@ fn spoiled_pages_are_refused_and_found() {
             page.set_lru_prev(prev);
             page.set_lru_next(next);
             zones.validate().unwrap();
-            let left: Vec<_> = zones.lruvec().pages(list).collect();
+            let left: Vec<_> = zones.node(NodeId::ZERO).lruvec().pages(list).collect();
             assert_eq!(left, [pfns[0], pfns[2], pfns[4]]);
         }
     }
@@ -351,7 +370,11 @@ fn spoiled_pages_are_refused_and_found() {
 fn validate_finds_miscounts_and_pages_on_no_list() {
     let zones = small::<Lock>(16, PfnRange::EMPTY, 1);
     let pfns = pages(&zones, 2);
-    zones.lruvec().add(pfns[0], LruList::ActiveFile).unwrap();
+    zones
+        .node(NodeId::ZERO)
+        .lruvec()
+        .add(pfns[0], LruList::ActiveFile)
+        .unwrap();
     let normal = zones.zone(ZoneType::Normal);
     normal.mod_total(ZoneItem::ActiveFile, 1);
     let broken = LruBroken::ZoneCount(ZoneType::Normal, LruList::ActiveFile);
@@ -360,12 +383,23 @@ fn validate_finds_miscounts_and_pages_on_no_list() {
     zones.map().page(pfns[1]).set(PageFlags::LRU);
     let broken = LruBroken::Unlisted(pfns[1]);
     assert_eq!(zones.validate(), Err(ZonesBroken::Lru(broken)));
-    assert_eq!(zones.lruvec().del(pfns[1]), Err(LruError::Spoiled));
+    assert_eq!(
+        zones.node(NodeId::ZERO).lruvec().del(pfns[1]),
+        Err(LruError::Spoiled)
+    );
     zones.map().page(pfns[1]).clear(PageFlags::LRU);
     // Links that agree with each other, but not with where the list ends.
-    zones.lruvec().add(pfns[1], LruList::ActiveFile).unwrap();
+    zones
+        .node(NodeId::ZERO)
+        .lruvec()
+        .add(pfns[1], LruList::ActiveFile)
+        .unwrap();
     let third = pages(&zones, 1)[0];
-    zones.lruvec().add(third, LruList::ActiveFile).unwrap();
+    zones
+        .node(NodeId::ZERO)
+        .lruvec()
+        .add(third, LruList::ActiveFile)
+        .unwrap();
     let relink = |order: [Pfn; 3]| {
         for (nr, pfn) in order.into_iter().enumerate() {
             let page = zones.map().page(pfn);
@@ -374,15 +408,15 @@ fn validate_finds_miscounts_and_pages_on_no_list() {
         }
     };
     relink([third, pfns[0], pfns[1]]);
-    let found = zones.lruvec().validate();
+    let found = zones.node(NodeId::ZERO).lruvec().validate();
     assert_eq!(found, Err(LruBroken::Count(LruList::ActiveFile)));
     relink([third, pfns[1], pfns[0]]);
     zones.validate().unwrap();
-    zones.lruvec().del(pfns[1]).unwrap();
-    zones.lruvec().del(third).unwrap();
+    zones.node(NodeId::ZERO).lruvec().del(pfns[1]).unwrap();
+    zones.node(NodeId::ZERO).lruvec().del(third).unwrap();
     // A ring ends the walk.
     zones.map().page(pfns[0]).set_lru_next(Some(pfns[0]));
-    let found = zones.lruvec().validate();
+    let found = zones.node(NodeId::ZERO).lruvec().validate();
     assert_eq!(found, Err(LruBroken::Link(LruList::ActiveFile, pfns[0])));
 }
 
@@ -391,7 +425,11 @@ fn a_page_freed_while_listed_is_reported_and_the_list_stays() {
     let zones = small::<Lock>(16, PfnRange::EMPTY, 1);
     let pfns = pages(&zones, 3);
     for &pfn in &pfns {
-        zones.lruvec().add(pfn, LruList::InactiveFile).unwrap();
+        zones
+            .node(NodeId::ZERO)
+            .lruvec()
+            .add(pfn, LruList::InactiveFile)
+            .unwrap();
     }
     // SAFETY: the reference is the only one, and nobody uses the frame.
     unsafe { zones.put_page(pfns[1]) };
@@ -399,12 +437,19 @@ fn a_page_freed_while_listed_is_reported_and_the_list_stays() {
     assert_eq!(reasons, [BadReason::Flags(PageFlags::LRU)]);
     zones.validate().unwrap();
     // Off the list, it can go.
-    assert_eq!(zones.lruvec().del(pfns[1]), Ok(LruList::InactiveFile));
+    assert_eq!(
+        zones.node(NodeId::ZERO).lruvec().del(pfns[1]),
+        Ok(LruList::InactiveFile)
+    );
     zones.map().page(pfns[1]).set_ref_count(1);
     // SAFETY: as above.
     unsafe { zones.put_page(pfns[1]) };
     assert_eq!(take_bad(), []);
-    let left: Vec<_> = zones.lruvec().pages(LruList::InactiveFile).collect();
+    let left: Vec<_> = zones
+        .node(NodeId::ZERO)
+        .lruvec()
+        .pages(LruList::InactiveFile)
+        .collect();
     assert_eq!(left, [pfns[2], pfns[0]]);
 }
 
@@ -421,7 +466,7 @@ fn two_cpus_share_the_lists() {
                 for _ in 0..30_000 {
                     let nr = random.below(20);
                     let list = LruList::ALL[random.below(5)];
-                    let mut lruvec = zones.lruvec();
+                    let mut lruvec = zones.node(NodeId::ZERO).lruvec();
                     match on[nr] {
                         None => {
                             lruvec.add(pfns[nr], list).unwrap();
@@ -439,7 +484,7 @@ fn two_cpus_share_the_lists() {
                 }
                 for (nr, list) in on.into_iter().enumerate() {
                     if let Some(list) = list {
-                        assert_eq!(zones.lruvec().del(pfns[nr]), Ok(list));
+                        assert_eq!(zones.node(NodeId::ZERO).lruvec().del(pfns[nr]), Ok(list));
                     }
                 }
             });

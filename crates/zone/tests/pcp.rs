@@ -208,7 +208,7 @@ fn validate_finds_spoiled_stock() {
     let next = block.pfn() + 1;
     zones.map().page(next).set_ref_count(1);
     let found = zones.validate();
-    let spoiled = ZonesBroken::Pcp(ZoneType::Dma, CpuId::BOOT, next);
+    let spoiled = ZonesBroken::Pcp(zones.zone(ZoneType::Dma).id(), CpuId::BOOT, next);
     assert_eq!(found, Err(spoiled));
     zones.map().page(next).set_ref_count(0);
     zones.validate().unwrap();
@@ -229,6 +229,6 @@ fn validate_finds_a_frame_in_stock_twice() {
     zones.free(unsafe { PageBlock::from_raw(twin, order(0)) });
     assert_eq!(
         zones.validate(),
-        Err(ZonesBroken::Accounting(ZoneType::Dma))
+        Err(ZonesBroken::Accounting(zones.zone(ZoneType::Dma).id()))
     );
 }

@@ -177,14 +177,14 @@ fn failure_changes_nothing() {
 
 #[test]
 fn other_nodes_do_not_exist() {
-    let zones = small::<spin::Mutex<()>>(96, PfnRange::EMPTY, 1).with_node(NodeId::new(1));
+    let zones = small::<spin::Mutex<()>>(96, PfnRange::EMPTY, 1);
     let req = |node| PageReq {
         order: Order::ZERO,
         gfp: Gfp::KERNEL | Gfp::THISNODE,
         node: Some(NodeId::new(node)),
     };
-    assert_eq!(zones.alloc(req(0)), Err(AllocError::NoSuchNode));
-    zones.free(zones.alloc(req(1)).unwrap());
+    assert_eq!(zones.alloc(req(1)), Err(AllocError::NoSuchNode));
+    zones.free(zones.alloc(req(0)).unwrap());
 }
 
 #[test]

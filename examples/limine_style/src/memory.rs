@@ -8,7 +8,7 @@ use kmm_host::{
     CpuId, CpuPin, Cpus, DirectMap, MemPtes, PageReq, PageSource, PhysMap, TlbControl, TlbTarget,
 };
 use kmm_pagetable_walker::{Level, Levels, Mapper, PteFlags, Span, TableCounter};
-use kmm_zone::{WATERMARK_SCALE_FACTOR, X86_64, ZoneLayout, ZoneStorage, Zones};
+use kmm_zone::{NodeLayouts, WATERMARK_SCALE_FACTOR, X86_64, ZoneLayout, ZoneStorage, Zones};
 use x86_64::instructions::tlb;
 use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::paging::PhysFrame;
@@ -42,13 +42,13 @@ where
     println(format_args!("{}", memblock.accounting()));
 
     // kmm-zone: every frame that memblock never gave away changes hands, once.
-    let layout = ZoneLayout::new::<X86_64>(spanned);
-    let room = ZoneStorage::layout(&layout, 1).expect("a memory map of sound size");
+    let layout = NodeLayouts::single(ZoneLayout::new::<X86_64>(spanned));
+    let room = ZoneStorage::<spin::Mutex<()>>::layout(&layout, 1).expect("a memory map of sound size");
     let storage = memblock.alloc(room.size() as u64, PAGE_SIZE as u64, everywhere);
     let storage = phys.direct(storage.expect("room for the zones").pfn());
     // SAFETY: as above; a page is aligned enough.
     let storage = unsafe { ZoneStorage::new_in(&layout, 1, storage.expect("below the end")) };
-    let zones = Zones::new(map, OneCpu, phys, layout, storage).expect("one storage, one layout");
+    let zones = Zones::new(map, OneCpu, phys, &layout, storage).expect("one storage, one layout");
     let zones = zones.with_bad_page_hook(|bad| println(format_args!("{bad}")));
     memblock
         .memory_frames()

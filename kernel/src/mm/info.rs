@@ -118,7 +118,7 @@ pub fn write_meminfo(out: &mut dyn Write) -> fmt::Result {
 pub fn write_buddyinfo(out: &mut dyn Write) -> fmt::Result {
     for zone in manager().pages().stats().filter(|zone| zone.managed > 0) {
         let line = BuddyLine {
-            node: node(),
+            node: number(zone.node),
             zone: zone.kind.name(),
             nr_free: zone.nr_free.map(|count| count as u64),
         };
@@ -134,9 +134,9 @@ pub fn write_zoneinfo(out: &mut dyn Write) -> fmt::Result {
     for zone in manager().pages().stats() {
         let kinds = ZoneType::ALL
             .iter()
-            .filter(|&&kind| manager().pages().layout().is_configured(kind));
+            .filter(|&&kind| manager().pages().is_configured(kind));
         let protection = fallible::collect(kinds.map(|kind| zone.protection[kind.index()] as u64))?;
-        let stats = manager().pages().zone(zone.kind).pcp_stats();
+        let stats = manager().pages().node(zone.node).zone(zone.kind).pcp_stats();
         let pagesets = fallible::collect(stats.map(|pcp| Pageset {
             cpu: u32::try_from(pcp.cpu.index()).unwrap_or(u32::MAX),
             count: pcp.count as u64,
@@ -147,7 +147,7 @@ pub fn write_zoneinfo(out: &mut dyn Write) -> fmt::Result {
         let shows_node = first && zone.present > 0;
         first &= !shows_node;
         let info = ZoneInfo {
-            node: node(),
+            node: number(zone.node),
             zone: zone.kind.name(),
             node_stats: shows_node.then_some(&node_stats),
             free: zone.free as u64,
@@ -236,8 +236,8 @@ fn caller_text(caller: &Location<'_>) -> Result<Text, fmt::Error> {
     Ok(text)
 }
 
-fn node() -> u32 {
-    u32::try_from(NodeId::ZERO.index()).unwrap_or(0)
+fn number(node: NodeId) -> u32 {
+    u32::try_from(node.index()).unwrap_or(0)
 }
 
 /// /proc/pagetypeinfo.
@@ -245,12 +245,11 @@ pub fn write_pagetypeinfo(out: &mut dyn Write) -> fmt::Result {
     let present = manager()
         .pages()
         .all()
-        .iter()
         .filter(|zone| zone.present_pages() > 0);
     let zones = fallible::collect(present.map(|zone| {
         let (free, blocks) = (zone.nr_free_by_type(), zone.nr_pageblocks());
         PageTypes {
-            node: node(),
+            node: number(zone.node()),
             zone: zone.kind().name(),
             nr_free: pagetypeinfo::TYPES.map(|kind| free[kind.index()].map(|count| count as u64)),
             nr_blocks: pagetypeinfo::TYPES.map(|kind| blocks[kind.index()] as u64),

@@ -79,10 +79,8 @@ pub fn kernel_root() -> Pfn {
 /// Are only those pages free that zones keep back?
 pub fn is_low() -> bool {
     MACHINE.get().is_some_and(|machine| {
-        let zones = machine.manager.pages().all();
-        !zones
-            .iter()
-            .any(|zone| zone.watermark_ok(Order::ZERO, Mark::Min, ZoneType::Normal))
+        let mut zones = machine.manager.pages().all();
+        !zones.any(|zone| zone.watermark_ok(Order::ZERO, Mark::Min, ZoneType::Normal))
     })
 }
 

@@ -12,31 +12,32 @@ use super::{FREED, Zone};
 use crate::Pcp;
 use crate::pcp::PcpUse;
 use crate::watermark::Effort;
+use crate::zonelist::Search;
 
 impl<L: RawMutex> Zone<L> {
     /// Takes a block for a request as far as [`Zone::may_take`] lets it: a single page from this CPU's stock, which is
     /// filled if need be. Linux: `rmqueue`.
-    pub(crate) fn take(&self, pin: CpuPin<'_>, order: Order, highest: ZoneType) -> Option<Pfn> {
-        if !self.may_take(order, Effort::FAST, highest) {
+    pub(crate) fn take(&self, pin: CpuPin<'_>, order: Order, search: &Search) -> Option<Pfn> {
+        if !self.may_take(order, Effort::FAST, search.highest) {
             return None;
         }
         if order == Order::ZERO {
             if let Some(pcp) = self.pcp(pin) {
-                if let Ok(page) = pcp.with(|pcp| self.take_from_pcp(&pcp, highest)) {
+                if let Ok(page) = pcp.with(|pcp| self.take_from_pcp(&pcp, search.highest)) {
                     return page;
                 }
             }
         }
-        self.take_locked(order)
+        self.take_locked(order, search)
     }
 
     /// As [`Zone::take`], but past the stock and as deep as `effort` says: what is kept back for some requests must not
     /// get into the stock, which is for all.
-    pub(crate) fn take_deep(&self, order: Order, effort: Effort, highest: ZoneType) -> Option<Pfn> {
-        if !self.may_take(order, effort, highest) {
+    pub(crate) fn take_deep(&self, order: Order, effort: Effort, search: &Search) -> Option<Pfn> {
+        if !self.may_take(order, effort, search.highest) {
             return None;
         }
-        self.take_locked(order)
+        self.take_locked(order, search)
     }
 
     /// Puts back a block whose owner gave it up, a single page into this CPU's pageset. Linux: `free_unref_page`.
@@ -93,10 +94,10 @@ impl<L: RawMutex> Zone<L> {
         &self,
         pin: CpuPin<'_>,
         most: usize,
-        highest: ZoneType,
+        search: &Search,
         sink: &mut impl FnMut(Pfn),
     ) -> usize {
-        let spare = self.spare(highest);
+        let spare = self.spare(search.highest);
         if spare == 0 {
             return 0;
         }
@@ -114,9 +115,8 @@ impl<L: RawMutex> Zone<L> {
         let wanted = (most - count).min(spare);
         if wanted > 0 {
             count += self.with_buddy(|buddy| {
-                let taken = buddy.take_pages(wanted, MigrateType::Movable, sink);
-                bump(&self.nr_allocs, taken);
-                bump(&self.nr_pages_alloced, taken);
+                let taken = buddy.take_pages(wanted, search.kind, sink);
+                self.count_locked(search, taken, taken);
                 taken
             });
         }
@@ -146,7 +146,7 @@ impl<L: RawMutex> Zone<L> {
         &self,
         blocks: &mut [Option<PageBlock>],
     ) -> Option<(Pfn, Order, FreeError)> {
-        let is_ours = |block: &mut PageBlock| self.range.contains(block.pfn());
+        let is_ours = |block: &mut PageBlock| self.owns(block.pfn());
         self.with_buddy(|buddy| {
             let mut count = 0;
             let mut refused = None;
@@ -227,13 +227,21 @@ impl<L: RawMutex> Zone<L> {
         buddy.put(pfn, Order::ZERO).map_err(|why| (pfn, why))
     }
 
-    fn take_locked(&self, order: Order) -> Option<Pfn> {
+    fn take_locked(&self, order: Order, search: &Search) -> Option<Pfn> {
         self.with_buddy(|buddy| {
-            let pfn = buddy.take(order, MigrateType::Movable).ok()?;
-            bump(&self.nr_allocs, 1);
-            bump(&self.nr_pages_alloced, order.nr_pages());
+            let pfn = buddy.take(order, search.kind).ok()?;
+            self.count_locked(search, 1, order.nr_pages());
             Some(pfn)
         })
+    }
+
+    /// Counts requests that were served past the pagesets, under the lock.
+    fn count_locked(&self, search: &Search, nr_requests: usize, nr_pages: usize) {
+        bump(&self.nr_allocs, nr_requests);
+        bump(&self.nr_pages_alloced, nr_pages);
+        if search.cpu_node != self.node {
+            bump(&self.nr_remote, nr_requests);
+        }
     }
 
     fn put_locked(&self, pfn: Pfn, order: Order) -> Result<(), (Pfn, FreeError)> {

@@ -12,7 +12,10 @@ use core::ptr::NonNull;
 
 use kmm_frame::{Gfp, MemMap, Order, PAGE_SIZE, Page, Pfn, PfnRange, VirtAddr, ZoneType};
 use kmm_host::{CpuId, CpuPin, Cpus, DirectMap, PageBlock, PageReq};
-use kmm_zone::{BadPage, FreeBits, Pageblock, Pcp, ZoneLayout, ZoneLimits, ZoneStorage, Zones};
+use kmm_zone::{
+    BadPage, CpuCounts, FirstPcps, FreeBits, NodeLayouts, Pageblock, Pcp, ZoneLayout, ZoneLimits,
+    ZoneStorage, Zones,
+};
 
 pub fn frames(start: usize, end: usize) -> PfnRange {
     PfnRange::new(Pfn::new(start), Pfn::new(end))
@@ -114,21 +117,40 @@ pub fn bare<L: lock_api::RawMutex>(
 ) -> TestZones<L> {
     let pages: Vec<Page> = ram.iter().map(|_| Page::new()).collect();
     let map = MemMap::new(ram, Box::leak(pages.into_boxed_slice())).unwrap();
-    let storage = storage(
-        layout.nr_pcps(nr_cpus),
-        layout.nr_pageblocks(),
-        layout.nr_free_bits(),
-    );
-    Zones::new(map, ThreadCpus(nr_cpus), memory(ram), layout, storage)
+    let layouts = NodeLayouts::single(layout);
+    let storage = storage_for(&layouts, nr_cpus);
+    Zones::new(map, ThreadCpus(nr_cpus), memory(ram), &layouts, storage)
         .unwrap()
         .with_bad_page_hook(note_bad)
 }
 
-/// Fresh pagesets and pageblocks, never given back.
-pub fn storage(nr_pcps: usize, nr_pageblocks: usize, nr_free_bits: usize) -> ZoneStorage {
+/// As much as the layouts say.
+pub fn storage_for<L>(layouts: &NodeLayouts, nr_cpus: usize) -> ZoneStorage<L> {
+    storage(
+        layouts.nr_nodes(),
+        nr_cpus,
+        layouts.nr_pcps(nr_cpus),
+        layouts.nr_pageblocks(),
+        layouts.nr_free_bits(),
+    )
+}
+
+/// Fresh room for nodes, pagesets and pageblocks, never given back.
+pub fn storage<L>(
+    nr_nodes: usize,
+    nr_cpus: usize,
+    nr_pcps: usize,
+    nr_pageblocks: usize,
+    nr_free_bits: usize,
+) -> ZoneStorage<L> {
+    let first_pcps: Vec<FirstPcps> = (0..nr_cpus).map(|_| FirstPcps::new()).collect();
+    let cpu_counts: Vec<_> = (0..nr_nodes * nr_cpus).map(|_| CpuCounts::new()).collect();
     let pcps: Vec<Pcp> = (0..nr_pcps).map(|_| Pcp::new()).collect();
     let pageblocks: Vec<Pageblock> = (0..nr_pageblocks).map(|_| Pageblock::new()).collect();
     ZoneStorage {
+        nodes: Box::leak(Box::new_uninit_slice(nr_nodes)),
+        first_pcps: first_pcps.leak(),
+        cpu_counts: cpu_counts.leak(),
         pcps: pcps.leak(),
         pageblocks: pageblocks.leak(),
         free_bits: vec![FreeBits::EMPTY; nr_free_bits].leak(),

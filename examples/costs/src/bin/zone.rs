@@ -10,14 +10,14 @@ use core::ptr::NonNull;
 use host::*;
 use kmm_frame::Gfp;
 use kmm_host::{PageReq, PageSource};
-use kmm_zone::{WATERMARK_SCALE_FACTOR, X86_64, ZoneLayout, ZoneStorage, Zones};
+use kmm_zone::{NodeLayouts, WATERMARK_SCALE_FACTOR, X86_64, ZoneLayout, ZoneStorage, Zones};
 
 fn run() {
-    let layout = ZoneLayout::new::<X86_64>(frames());
+    let layout = NodeLayouts::single(ZoneLayout::new::<X86_64>(frames()));
     let room = NonNull::new(any() as *mut u8).unwrap();
     // SAFETY: never run.
     let storage = unsafe { ZoneStorage::new_in(&layout, 1, room) };
-    let zones = Zones::<Lock, _, _>::new(map(), OneCpu, phys(), layout, storage).unwrap();
+    let zones = Zones::<Lock, _, _>::new(map(), OneCpu, phys(), &layout, storage).unwrap();
     zones.add_present(frames());
     zones.free_at_boot(frames()).unwrap();
     zones.init_watermarks(zones.default_min_free_kbytes(), WATERMARK_SCALE_FACTOR);

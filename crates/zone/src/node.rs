@@ -1,0 +1,166 @@
+//! One node: its zones, and what all of them share. Linux: `pg_data_t`, include/linux/mmzone.h.
+
+use core::fmt;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use kmm_frame::{MemMap, NodeId, Pfn, PfnRange, Topology, ZoneType};
+use lock_api::{Mutex, RawMutex};
+
+use crate::lru::LruLists;
+use crate::zonelist::Fallback;
+use crate::{CpuCounts, NodeCounters, Zone, ZoneLayout};
+
+/// The memory next to some CPUs, or to none. Some nodes have no memory.
+pub struct Node<L> {
+    id: NodeId,
+    topology: &'static Topology,
+    layout: ZoneLayout,
+    /// Where the zones are now, side by side, so that the zone of a frame is found in two cache lines.
+    spans: [Span; ZoneType::COUNT],
+    zones: [Zone<L>; ZoneType::COUNT],
+    lru: Mutex<L, LruLists>,
+    fallback: Fallback,
+    counters: NodeCounters,
+}
+
+impl<L: RawMutex> Node<L> {
+    pub(crate) fn new(
+        id: NodeId,
+        topology: &'static Topology,
+        layout: ZoneLayout,
+        zones: [Zone<L>; ZoneType::COUNT],
+        map: MemMap,
+        shares: &'static [CpuCounts],
+    ) -> Self {
+        let spans = ZoneType::ALL.map(|kind| Span::new(layout.range(kind)));
+        Self {
+            id,
+            topology,
+            layout,
+            spans,
+            zones,
+            lru: Mutex::new(LruLists::new(map)),
+            fallback: Fallback::new(),
+            counters: NodeCounters::new(shares),
+        }
+    }
+}
+
+impl<L: RawMutex> Node<L> {
+    /// Frames of the node that pages can be had from.
+    #[must_use]
+    pub fn managed_pages(&self) -> usize {
+        self.zones.iter().map(Zone::managed_pages).sum()
+    }
+}
+
+impl<L> Node<L> {
+    /// Which node it is. Linux: `node_id`.
+    #[must_use]
+    pub const fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// The zone of this kind; it may be empty.
+    #[must_use]
+    pub const fn zone(&self, kind: ZoneType) -> &Zone<L> {
+        &self.zones[kind.index()]
+    }
+
+    /// Every zone, scarcest first, empty ones too. Linux: `node_zones`.
+    #[must_use]
+    pub const fn zones(&self) -> &[Zone<L>; ZoneType::COUNT] {
+        &self.zones
+    }
+
+    /// Where the zones began and ended when the node was made.
+    #[must_use]
+    pub const fn layout(&self) -> &ZoneLayout {
+        &self.layout
+    }
+
+    /// The zone that a frame is in, if it is one of this node.
+    #[must_use]
+    pub fn zone_of(&self, pfn: Pfn) -> Option<&Zone<L>> {
+        if self.topology.node_of(pfn) == self.id {
+            self.zone_at(pfn)
+        } else {
+            None
+        }
+    }
+
+    /// As [`Node::zone_of`], of a frame that is the node's.
+    #[inline]
+    pub(crate) fn zone_at(&self, pfn: Pfn) -> Option<&Zone<L>> {
+        let index = self.spans.iter().position(|span| span.contains(pfn))?;
+        Some(&self.zones[index])
+    }
+
+    /// What the node's memory is used for, and what its CPUs have counted.
+    #[must_use]
+    pub const fn counters(&self) -> &NodeCounters {
+        &self.counters
+    }
+
+    pub(crate) const fn lru_lists(&self) -> &Mutex<L, LruLists> {
+        &self.lru
+    }
+
+    pub(crate) const fn fallback(&self) -> &Fallback {
+        &self.fallback
+    }
+}
+
+impl<L> fmt::Debug for Node<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("id", &self.id)
+            .field("zones", &self.zones)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The frames from the first to the last of a zone. Changes only when memory comes or goes.
+#[derive(Debug)]
+struct Span {
+    start: AtomicUsize,
+    nr_pages: AtomicUsize,
+}
+
+impl Span {
+    fn new(range: PfnRange) -> Self {
+        Self {
+            start: AtomicUsize::new(range.start().index()),
+            nr_pages: AtomicUsize::new(range.nr_pages()),
+        }
+    }
+
+    #[inline]
+    fn contains(&self, pfn: Pfn) -> bool {
+        let offset = pfn.index().wrapping_sub(self.start.load(Relaxed));
+        offset < self.nr_pages.load(Relaxed)
+    }
+}
+
+/// Cuts frames where their node changes: the pieces and whose they are, upwards.
+pub(crate) fn by_node(
+    topology: &'static Topology,
+    range: PfnRange,
+) -> impl Iterator<Item = (NodeId, PfnRange)> {
+    let mut rest = range;
+    core::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let start = rest.start();
+        let node = topology.node_of(start);
+        let starts = topology.ranges().iter().map(|part| part.range.start());
+        let next = starts.filter(|&next| next > start).min();
+        let end = match next {
+            Some(next) if topology.nr_nodes() > 1 => next.min(rest.end()),
+            _ => rest.end(),
+        };
+        rest = PfnRange::new(end, rest.end());
+        Some((node, PfnRange::new(start, end)))
+    })
+}
