@@ -29,7 +29,7 @@ pub struct PageTypes<'a> {
     pub nr_blocks: [u64; TYPES.len()],
 }
 
-/// Writes the text.
+/// Writes the text: the tables of each node that has memory. `zones` come node by node.
 ///
 /// # Errors
 /// When `out` fails.
@@ -38,6 +38,21 @@ pub fn write<'a>(
     zones: impl IntoIterator<Item = PageTypes<'a>, IntoIter: Clone>,
 ) -> fmt::Result {
     let zones = zones.into_iter();
+    let mut last = None;
+    for zone in zones.clone() {
+        if last != Some(zone.node) {
+            let of_node = zones.clone().filter(|other| other.node == zone.node);
+            write_node(out, of_node)?;
+        }
+        last = Some(zone.node);
+    }
+    Ok(())
+}
+
+fn write_node<'a>(
+    out: &mut impl Write,
+    zones: impl Iterator<Item = PageTypes<'a>> + Clone,
+) -> fmt::Result {
     writeln!(out, "Page block order: {}", Order::PAGEBLOCK)?;
     writeln!(out, "Pages per block:  {}\n", Order::PAGEBLOCK.nr_pages())?;
     write!(out, "{:<43} ", "Free pages count per migrate type at order")?;

@@ -1,7 +1,9 @@
 //! The texts of a real Linux, taken apart and written again: not a byte may differ.
 //!
 //! The files under `linux-6.1` are what Debian's cloud kernel 6.1 showed on a machine with two CPUs and 5 GiB
-//! (`no_hash_pointers` on its command line, so that addresses are real).
+//! (`no_hash_pointers` on its command line, so that addresses are real). Those under `linux-6.1-numa` are from one with two
+//! nodes of two CPUs, 3 and 2 GiB (qemu -numa); under `linux-6.1-memoryless`, with 1 GiB and CPU 0 on node 0, CPU 1 alone on
+//! node 1, and 512 MiB without a CPU on node 2.
 #![allow(
     clippy::cast_possible_truncation,
     missing_docs,
@@ -25,6 +27,17 @@ use kmm_procfs::{
 macro_rules! golden {
     ($name:literal) => {
         include_str!(concat!("linux-6.1/", $name, ".txt"))
+    };
+}
+
+/// The same file of every machine.
+macro_rules! golden_of_each {
+    ($name:literal) => {
+        [
+            include_str!(concat!("linux-6.1/", $name, ".txt")),
+            include_str!(concat!("linux-6.1-numa/", $name, ".txt")),
+            include_str!(concat!("linux-6.1-memoryless/", $name, ".txt")),
+        ]
     };
 }
 
@@ -152,7 +165,12 @@ fn zone_of(line: &str) -> (u32, &str) {
 
 #[test]
 fn buddyinfo_is_written_as_linux_writes_it() {
-    let text = golden!("buddyinfo");
+    golden_of_each!("buddyinfo")
+        .into_iter()
+        .for_each(check_buddyinfo);
+}
+
+fn check_buddyinfo(text: &str) {
     let mut ours = String::new();
     for line in text.lines() {
         let (node, zone) = zone_of(line);
@@ -170,18 +188,28 @@ fn buddyinfo_is_written_as_linux_writes_it() {
 
 #[test]
 fn pagetypeinfo_is_written_as_linux_writes_it() {
-    let text = golden!("pagetypeinfo");
+    golden_of_each!("pagetypeinfo")
+        .into_iter()
+        .for_each(check_pagetypeinfo);
+}
+
+fn check_pagetypeinfo(text: &str) {
     let mut zones: Vec<pagetypeinfo::PageTypes<'_>> = Vec::new();
     let types = pagetypeinfo::TYPES.len();
     for line in text.lines().filter(|line| line.starts_with("Node ")) {
         let (node, zone) = zone_of(line);
         let rest = line.split_once(zone).unwrap().1;
         if !line.contains(", type ") {
-            let known = zones.iter_mut().find(|known| known.zone == zone).unwrap();
+            let mut known = zones.iter_mut();
+            let known = known.find(|known| (known.node, known.zone) == (node, zone));
+            let known = known.unwrap();
             known.nr_blocks = numbers(rest).try_into().unwrap();
             continue;
         }
-        if zones.last().is_none_or(|last| last.zone != zone) {
+        if zones
+            .last()
+            .is_none_or(|last| (last.node, last.zone) != (node, zone))
+        {
             zones.push(pagetypeinfo::PageTypes {
                 node,
                 zone,
@@ -206,11 +234,16 @@ fn pagetypeinfo_is_written_as_linux_writes_it() {
 
 #[test]
 fn zoneinfo_is_written_as_linux_writes_it() {
-    let text = golden!("zoneinfo");
+    golden_of_each!("zoneinfo")
+        .into_iter()
+        .for_each(check_zoneinfo);
+}
+
+fn check_zoneinfo(text: &str) {
     let mut ours = String::new();
     for block in text.split("Node ").skip(1) {
         let first = format!("Node {}", block.lines().next().unwrap());
-        let (_, zone) = zone_of(&first);
+        let (node, zone) = zone_of(&first);
         let value = |label: &str| -> u64 {
             let line = block
                 .lines()
@@ -250,7 +283,7 @@ fn zoneinfo_is_written_as_linux_writes_it() {
             })
             .collect();
         let info = ZoneInfo {
-            node: 0,
+            node,
             zone,
             node_stats: block.contains("per-node stats").then_some(&node_stats),
             free: value("pages free"),
@@ -276,7 +309,10 @@ fn zoneinfo_is_written_as_linux_writes_it() {
 
 #[test]
 fn vmstat_is_written_as_linux_writes_it() {
-    let text = golden!("vmstat");
+    golden_of_each!("vmstat").into_iter().for_each(check_vmstat);
+}
+
+fn check_vmstat(text: &str) {
     let value = |name: &str| -> u64 {
         let line = text
             .lines()

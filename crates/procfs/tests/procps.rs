@@ -1,4 +1,4 @@
-//! The programs that read these texts, reading ours: procps' `free`, `vmstat -m` and `slabtop -o` in a mount namespace
+//! The programs that read these texts, reading ours: procps' `free`, `vmstat` and `slabtop -o` in a mount namespace
 //! of their own, with our text bound over the kernel's file. Skipped, with a message, where that cannot be had.
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, reason = "tests")]
@@ -8,6 +8,8 @@ use std::process::{Command, Output};
 
 use kmm_procfs::meminfo::Meminfo;
 use kmm_procfs::slabinfo::{self, SlabLine};
+use kmm_procfs::vmstat::Vmstat;
+use kmm_procfs::{VmEvent, ZoneItem};
 
 /// What `program` prints when it finds `text` in `file`; `None` where there is no such program or no namespace.
 fn run_on(file: &str, text: &str, program: &str) -> Option<String> {
@@ -118,4 +120,56 @@ fn slabtop_reads_our_slabinfo() {
     };
     assert!(text.contains("1234597 / 1234636"), "{text}");
     assert!(text.contains("task_struct"), "{text}");
+}
+
+fn our_vmstat() -> String {
+    let mut vmstat = Vmstat::default();
+    vmstat.zone[ZoneItem::FreePages] = 4321;
+    for (event, count) in [
+        (VmEvent::Pgpgin, 123_456),
+        (VmEvent::Pgpgout, 234_567),
+        (VmEvent::Pswpin, 345_678),
+        (VmEvent::Pswpout, 456_789),
+    ] {
+        vmstat.events[event] = count;
+    }
+    vmstat.to_string()
+}
+
+#[test]
+fn vmstat_reads_our_vmstat() {
+    let Some(text) = run_on("/proc/vmstat", &our_vmstat(), "vmstat -s") else {
+        return;
+    };
+    for (count, what) in [
+        ("123456", "paged in"),
+        ("234567", "paged out"),
+        ("345678", "swapped in"),
+        ("456789", "swapped out"),
+    ] {
+        let line = text.lines().find(|line| line.contains(what)).unwrap();
+        assert!(line.trim_start().starts_with(count), "{line}");
+    }
+}
+
+#[test]
+fn vmstat_samples_our_vmstat() {
+    let Some(text) = run_on("/proc/vmstat", &our_vmstat(), "vmstat 1 2") else {
+        return;
+    };
+    // Two lines of head, what was since boot, and what was in the second between: nothing.
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    let head: Vec<&str> = lines[1].split_whitespace().collect();
+    let of = |row: &str, column: &str| -> u64 {
+        let nr = head.iter().position(|&name| name == column).unwrap();
+        row.split_whitespace().nth(nr).unwrap().parse().unwrap()
+    };
+    for column in ["si", "so", "bi", "bo"] {
+        assert_eq!(of(lines[3], column), 0, "{text}");
+    }
+    assert!(
+        of(lines[2], "si") > 0 && of(lines[2], "so") >= of(lines[2], "si"),
+        "{text}"
+    );
 }
