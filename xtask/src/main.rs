@@ -55,6 +55,8 @@ cargo xtask COMMAND
              --figure ID      (repeatable) only that one; --list names them; --area frames|objects
              --only NAME      (repeatable) only ours and peers of that name
              --instructions   count ours under valgrind instead; --figure NAME, --size 64M (repeatable)
+             --guest          the kernel's own paths, in instructions of its guest, against Linux; --figure NAME, --kernel ELF
+             --save           keep a copy in benches/results/
   probe    highmem is nothing on 64 bits, shown in machine code
   deep     what takes hours: says what it would do; --run does it, with --seeds N
   tidy     check floors, the feature table, unsafe without proof, file sizes, links

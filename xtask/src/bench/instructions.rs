@@ -1,6 +1,6 @@
-//! `cargo xtask bench`: builds `benches/`, a workspace of its own, and runs it: figures against peers, or instructions of ours.
+//! `--instructions`: what ours costs on the host, counted by valgrind.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
@@ -8,53 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::flags::Flags;
 use crate::proc;
 
-pub(crate) fn main(mut flags: Flags) -> Result<u8> {
-    if flags.flag("--instructions") {
-        return instructions(flags);
-    }
-    let mut args = Vec::new();
-    if flags.flag("--quick") {
-        args.push("--quick".to_owned());
-    }
-    for name in ["--figure", "--area", "--only"] {
-        for value in flags.values(name)? {
-            args.extend([name.to_owned(), value]);
-        }
-    }
-    let list = flags.flag("--list");
-    flags.finish()?;
-    let bench = build("bench", &[])?;
-    let mut command = Command::new(bench);
-    command.current_dir(proc::root());
-    if list {
-        command.arg("--list");
-    } else {
-        command.args(args).arg("--out").arg(out_dir());
-    }
-    proc::loud(&mut command)?;
-    Ok(0)
-}
-
-/// Where the rows file goes.
-fn out_dir() -> PathBuf {
-    proc::target_dir().join("bench")
-}
-
-/// Builds one of the programs of `benches/`; where it is.
-fn build(name: &str, features: &[&str]) -> Result<PathBuf> {
-    let target = out_dir().join("build");
-    let mut cargo = proc::host_cargo();
-    cargo
-        .args(["build", "--quiet", "--release", "--bin", name])
-        .args(["--manifest-path", "benches/Cargo.toml"])
-        .args(features)
-        .env("CARGO_TARGET_DIR", &target);
-    proc::loud(&mut cargo)?;
-    Ok(target.join("release").join(name))
-}
-
 /// Instructions per operation of ours, by callgrind: they repeat, whatever else the machine does.
-fn instructions(mut flags: Flags) -> Result<u8> {
+pub(super) fn main(mut flags: Flags) -> Result<u8> {
     let wanted = flags.values("--figure")?;
     let mut sizes = flags.values("--size")?;
     flags.finish()?;
@@ -68,7 +23,7 @@ fn instructions(mut flags: Flags) -> Result<u8> {
         return Ok(0);
     };
     // Without the peers: built in seconds.
-    let count = build("count", &["--no-default-features"])?;
+    let count = super::build("count", &["--no-default-features"])?;
     let names = proc::read(Command::new(&count).arg("--list")).context("no list of figures")?;
     println!("instructions per operation, loop of the harness included (2 or 3)");
     println!("{:<22}{}", "", columns(&sizes));
@@ -102,7 +57,7 @@ fn columns(cells: &[String]) -> String {
 }
 
 /// Runs one figure under callgrind, which counts only what runs below `kmm_measured`.
-fn counted(valgrind: &PathBuf, count: &PathBuf, figure: &str, size: u64) -> Result<f64> {
+fn counted(valgrind: &Path, count: &Path, figure: &str, size: u64) -> Result<f64> {
     let output = Command::new(valgrind)
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg("--toggle-collect=kmm_measured")
