@@ -10,13 +10,15 @@
 
 mod common;
 
-use common::{Random, frames, run_on, small};
+use common::{Random, Tiny, bare, frames, run_on, small};
 use kmm_frame::{
-    NodeItem, NumaItem, PfnRange, VmEvent, VmEventCounts, ZoneCounts, ZoneItem, ZoneType,
+    NodeId, NodeItem, NumaItem, Pfn, PfnRange, VmEvent, VmEventCounts, ZoneCounts, ZoneItem,
+    ZoneType,
 };
 use kmm_host::{CpuId, CpuPin, Cpus};
 use kmm_zone::{
-    CountPressure, CpuCounts, LruList, NodeCounters, normal_threshold, pressure_threshold,
+    CountPressure, CpuCounts, LruList, NodeCounters, ZoneLayout, normal_threshold,
+    pressure_threshold,
 };
 
 type Lock = spin::Mutex<()>;
@@ -121,9 +123,9 @@ fn cpus_without_a_share_count_in_the_total() {
 #[test]
 fn counts_of_all_cpus_agree_with_the_oracle() {
     const CPUS: usize = 3;
-    let zones = small::<Lock>(96, frames(0, 1), CPUS).with_cpu_counts(shares(CPUS));
+    let zones = small::<Lock>(96, frames(0, 1), CPUS);
     zones.init_watermarks(64, 10);
-    let node = zones.node_counters();
+    let node = zones.node(NodeId::ZERO).counters();
     let mut random = Random::new("counts_of_all_cpus", 0x5747);
     let free = |kind| zones.zone(kind).nr_free_pages() as u64;
     let kinds = [ZoneType::Dma, ZoneType::Dma32, ZoneType::Normal];
@@ -141,7 +143,7 @@ fn counts_of_all_cpus_agree_with_the_oracle() {
         match random.below(16) {
             0..4 => {
                 let item = NodeItem::ALL[random.below(NodeItem::COUNT)];
-                zones.mod_node_count(item, delta);
+                zones.mod_node_count(Pfn::ZERO, item, delta);
                 oracle_node[item.index()] += delta as i64;
             }
             4..8 => {
@@ -214,7 +216,10 @@ fn counts_of_all_cpus_agree_with_the_oracle() {
 
 #[test]
 fn thresholds_follow_the_zones() {
-    let zones = small::<Lock>(96, frames(0, 1), 4).with_cpu_counts(shares(4));
+    let ram = frames(0, 1024);
+    let zones = bare::<Lock>(ZoneLayout::new::<Tiny>(ram), ram, 4);
+    zones.add_present(ram);
+    zones.free_at_boot(ram).unwrap();
     let normal = zones.zone(ZoneType::Normal);
     let cpu = CpuId::new(3);
     assert_eq!(
@@ -225,7 +230,7 @@ fn thresholds_follow_the_zones() {
     zones.init_watermarks(64, 10);
     assert_eq!(normal.stat_threshold(cpu), 6);
     assert_eq!(normal.pcp_stats().nth(3).unwrap().stat_threshold, 6);
-    assert_eq!(zones.node_counters().threshold(cpu), 6);
+    assert_eq!(zones.node(NodeId::ZERO).counters().threshold(cpu), 6);
     let empty = zones.zone(ZoneType::Movable);
     assert_eq!(empty.stat_threshold(cpu), 0);
     // low - min = 3 pages for four CPUs.
@@ -249,17 +254,22 @@ fn pages_on_lru_lists_are_counted_for_zone_and_node() {
         .unwrap()
         .0;
     zones
+        .node(NodeId::ZERO)
         .lruvec()
         .add(block.pfn(), LruList::ActiveAnon)
         .unwrap();
     let normal = zones.zone(ZoneType::Normal);
-    let node = zones.node_counters();
+    let node = zones.node(NodeId::ZERO).counters();
     assert_eq!(normal.count(ZoneItem::ActiveAnon), 1);
     assert_eq!(node.snapshot(NodeItem::ActiveAnon), 1);
-    zones.lruvec().deactivate(block.pfn()).unwrap();
+    zones
+        .node(NodeId::ZERO)
+        .lruvec()
+        .deactivate(block.pfn())
+        .unwrap();
     assert_eq!(node.snapshot(NodeItem::ActiveAnon), 0);
     assert_eq!(node.snapshot(NodeItem::InactiveAnon), 1);
-    zones.lruvec().del(block.pfn()).unwrap();
+    zones.node(NodeId::ZERO).lruvec().del(block.pfn()).unwrap();
     assert_eq!(node.snapshot(NodeItem::InactiveAnon), 0);
     kmm_host::PageSource::free(&zones, block);
 }
