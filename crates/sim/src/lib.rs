@@ -11,6 +11,7 @@ mod ram;
 mod rng;
 mod source;
 mod tlb;
+mod wait;
 
 pub use config::Config;
 pub use cpus::SimCpus;
@@ -22,5 +23,6 @@ pub use ptes::SimPtes;
 pub use rng::{Rng, seeded};
 pub use source::{BumpSource, FreeListSource};
 pub use tlb::SimTlb;
+pub use wait::SimWaitQueue;
 
 pub use kmm_layers::{FailNth, FailRandom};

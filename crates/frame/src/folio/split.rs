@@ -86,8 +86,8 @@ impl Folio {
         }
         let map = *map;
         let starts = (range.start().index()..range.end().index()).step_by(order.nr_pages());
-        // Last to first: while the head says the old order, every frame behind it is a frozen folio's.
-        for start in starts.clone().rev() {
+        // No part has a reference before all are written, so nobody gets hold of half a folio.
+        for start in starts.clone() {
             self.write_part(&map, Pfn::new(start), flags, order);
         }
         let references = held(order.nr_pages(), cache_refs);
