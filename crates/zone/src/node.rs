@@ -89,6 +89,11 @@ impl<L> Node<L> {
         }
     }
 
+    /// The nodes that requests from here go to, this one first. Linux: the `Fallback order` of the boot log.
+    pub fn fallback_nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.fallback.nodes()
+    }
+
     /// As [`Node::zone_of`], of a frame that is the node's.
     #[inline]
     pub(crate) fn zone_at(&self, pfn: Pfn) -> Option<&Zone<L>> {

@@ -162,8 +162,8 @@ pub(crate) fn make_nodes<L, E>(
     Ok(unsafe { core::slice::from_raw_parts(first, slots.len()) })
 }
 
-/// The pagesets of a CPU that requests try first, by the highest zone that may serve them: those of the zone that is
-/// first on the zonelist of the CPU's node. In one line, so that the hot path finds the pageset by one load.
+/// The pagesets of a CPU that requests try first, by the highest zone that may serve them: those of the highest such zone
+/// of the CPU's own node, if it has one. In one line, so that the hot path finds the pageset by one load.
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct FirstPcps([AtomicPtr<Pcp>; ZoneType::COUNT]);

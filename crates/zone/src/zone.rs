@@ -166,6 +166,14 @@ impl<L: RawMutex> Zone<L> {
         self.range.contains_range(range) && by_node(self.topology, range).all(is_own)
     }
 
+    /// The zone's own frames of `range`, in pieces.
+    pub(crate) fn own_parts(&self, range: PfnRange) -> impl Iterator<Item = PfnRange> {
+        let node = self.node;
+        by_node(self.topology, range.intersect(self.range))
+            .filter(move |part| part.0 == node)
+            .map(|part| part.1)
+    }
+
     /// Whether any frame is RAM. Linux: `populated_zone`.
     #[must_use]
     pub fn is_populated(&self) -> bool {

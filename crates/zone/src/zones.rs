@@ -10,7 +10,6 @@ use kmm_frame::{
 use kmm_host::{CpuPin, Cpus, PhysMap};
 use lock_api::RawMutex;
 
-use crate::node::by_node;
 use crate::storage::make_nodes;
 use crate::zone::ZoneParts;
 use crate::zonelist::NodeFacts;
@@ -362,10 +361,10 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         for (cpu, first) in self.first_pcps.iter().enumerate() {
             for highest in ZoneType::ALL {
                 let node = self.topology.node_of_cpu(cpu);
-                let mut pcps = self
-                    .zonelist(node, NodeMask::ALL, highest)
-                    .map(|zone| zone.pcps().get(cpu));
-                first.set(highest, pcps.next().flatten());
+                // Never of another node: nobody asks there whether the request may leave its own.
+                let mut zones = self.zonelist(node, NodeMask::of(node), highest);
+                let pcp = zones.next().and_then(|zone| zone.pcps().get(cpu));
+                first.set(highest, pcp);
             }
         }
     }
@@ -415,35 +414,31 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
 
     /// Calls `f` with each zone that has frames of `range`, and these: a node's frames only.
     fn for_each_part(&self, range: PfnRange, mut f: impl FnMut(&Zone<L>, PfnRange)) {
-        for (node, piece) in by_node(self.topology, range) {
-            let zones = self.nodes.get(node.index()).map(Node::zones);
-            for zone in zones.into_iter().flatten() {
-                let part = piece.intersect(zone.range());
-                if !part.is_empty() {
-                    f(zone, part);
-                }
-            }
+        for zone in self.all() {
+            zone.own_parts(range).for_each(|part| f(zone, part));
         }
     }
 
     /// Whether zones may take the frames of `range`.
     fn check_given(&self, range: PfnRange) -> Result<(), FreeError> {
         let mut count = 0;
-        let mut refused = None;
-        self.for_each_part(range, |zone, part| {
-            if zone.kind() != ZoneType::Device {
-                count += part.nr_pages();
+        for zone in self.all().filter(|zone| zone.kind() != ZoneType::Device) {
+            let mut more = 0;
+            let mut is_free = false;
+            for part in zone.own_parts(range) {
+                more += part.nr_pages();
+                is_free |= zone.with_buddy(|buddy| buddy.has_free_in(part));
             }
-            let managed = zone.managed_pages() + part.nr_pages();
-            let is_free = zone.with_buddy(|buddy| buddy.has_free_in(part));
-            if is_free || managed > zone.present_pages() {
-                refused = Some(FreeError::AlreadyFree);
+            if is_free || zone.managed_pages() + more > zone.present_pages() {
+                return Err(FreeError::AlreadyFree);
             }
-        });
-        if count != range.nr_pages() {
-            return Err(FreeError::OutsideZone);
+            count += more;
         }
-        refused.map_or(Ok(()), Err)
+        if count == range.nr_pages() {
+            Ok(())
+        } else {
+            Err(FreeError::OutsideZone)
+        }
     }
 
     fn give_parts(&self, range: PfnRange) -> Result<(), FreeError> {

@@ -158,7 +158,7 @@ pub fn storage<L>(
 }
 
 /// Bytes behind the frames of `ram`, filled with 0xa5.
-fn memory(ram: PfnRange) -> DirectMap {
+pub fn memory(ram: PfnRange) -> DirectMap {
     #[repr(align(4096))]
     #[derive(Clone)]
     struct Bytes(#[expect(dead_code, reason = "reached by pointer")] [u8; PAGE_SIZE]);
