@@ -371,7 +371,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
 
     /// The zones that can serve a request from a node: its own from the highest down, then those of the other nodes.
     /// Linux: `for_each_zone_zonelist_nodemask`.
-    pub(crate) fn zonelist(
+    pub fn zonelist(
         &self,
         node: NodeId,
         allowed: NodeMask,
