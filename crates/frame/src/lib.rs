@@ -14,6 +14,7 @@ mod order;
 mod page;
 mod pfn;
 mod size;
+mod view;
 mod zone_type;
 
 pub use addr::{PhysAddr, VirtAddr};
@@ -37,5 +38,9 @@ pub use pfn::{Pfn, PfnRange};
 pub use size::{
     PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, PageSize, Size1G, Size2M, Size4K, Size4M, getpagesize,
     page_align, page_align_down,
+};
+pub use view::{
+    AnonView, BufferView, FreeView, PageCacheView, PageUse, PageView, SlabView, SwapEntry,
+    SwappedView, TableView, View, WrongView,
 };
 pub use zone_type::{MigrateType, NodeId, ZoneType};

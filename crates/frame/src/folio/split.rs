@@ -43,7 +43,8 @@ const WHOLE_USES: PageFlags = PageFlags::LRU
     .union(PageFlags::RESERVED)
     .union(PageFlags::BUDDY)
     .union(PageFlags::TABLE)
-    .union(PageFlags::VMALLOC);
+    .union(PageFlags::VMALLOC)
+    .union(PageFlags::ACCOUNTED);
 
 impl Folio {
     /// Splits it into folios of `order`, given first to last.

@@ -57,14 +57,16 @@ bitflags! {
         const ANON = 1 << 22;
         /// A page of a file.
         const FILE = 1 << 23;
+        /// Counted to an account, to be taken off when it is freed. Linux: `PageMemcgKmem`.
+        const ACCOUNTED = 1 << 24;
 
         /// Flags that no page may carry when it is freed. Linux: `PAGE_FLAGS_CHECK_AT_FREE`.
         const CHECK_AT_FREE = Self::LOCKED.bits() | Self::LRU.bits() | Self::ACTIVE.bits() | Self::SLAB.bits()
             | Self::RESERVED.bits() | Self::PRIVATE.bits() | Self::WRITEBACK.bits() | Self::UNEVICTABLE.bits()
-            | Self::MLOCKED.bits() | Self::BUDDY.bits() | Self::TABLE.bits();
+            | Self::MLOCKED.bits() | Self::BUDDY.bits() | Self::TABLE.bits() | Self::ACCOUNTED.bits();
 
         /// Flags that no page may carry when it is handed out: all. Linux: `PAGE_FLAGS_CHECK_AT_PREP`.
-        const CHECK_AT_PREP = (1 << 24) - 1;
+        const CHECK_AT_PREP = (1 << 25) - 1;
 
         /// Flags of a folio that each of its parts gets when it is split. Linux: `__split_huge_page_tail`.
         const KEPT_BY_SPLIT = Self::LOCKED.bits() | Self::REFERENCED.bits() | Self::UPTODATE.bits() | Self::DIRTY.bits()
