@@ -3,9 +3,7 @@
 
 use kmm_frame::{MemMap, PAGE_SIZE, Pfn, PfnRange, PhysAddr, VirtAddr};
 use kmm_host::DirectMap;
-use kmm_zone::{
-    NodeLayouts, WATERMARK_SCALE_FACTOR, ZoneLayout, ZoneLimits, ZoneStorage, Zones,
-};
+use kmm_zone::{NodeLayouts, WATERMARK_SCALE_FACTOR, ZoneLayout, ZoneLimits, ZoneStorage, Zones};
 
 use crate::cpu::{NR_CPUS, ThreadCpus};
 use crate::region::{Pages, Region};

@@ -56,6 +56,7 @@ cargo xtask COMMAND
              --only NAME      (repeatable) only ours and peers of that name
              --instructions   count ours under valgrind instead; --figure NAME, --size 64M (repeatable)
              --guest          the kernel's own paths, in instructions of its guest, against Linux; --figure NAME, --kernel ELF
+             --fragmentation  what requests of different mobility leave for huge pages; --seed N
              --save           keep a copy in benches/results/
   probe    highmem is nothing on 64 bits, shown in machine code
   deep     what takes hours: says what it would do; --run does it, with --seeds N

@@ -164,7 +164,8 @@ fn frozen_pairs(node: &Node, ops: usize) {
 fn buddy_pairs(node: &Node, order: Order, ops: usize) {
     let map = node.zones().map();
     let storage = vec![FreeBits::EMPTY; Buddy::storage_for(node.ram())].leak();
-    let mut buddy = Buddy::new(node.ram(), map, storage, Pageblocks::EMPTY).expect("enough storage");
+    let mut buddy =
+        Buddy::new(node.ram(), map, storage, Pageblocks::EMPTY).expect("enough storage");
     // The node's own zones lose a part of their RAM to this one.
     for _ in 0..4 {
         let (pfn, order) = take(node, self::order(10)).into_raw();
@@ -172,7 +173,11 @@ fn buddy_pairs(node: &Node, order: Order, ops: usize) {
         buddy.put(pfn, order).expect("a block that is not free");
     }
     let mut pair = |_| {
-        let pfn = black_box(buddy.take(order, MigrateType::Movable).expect("a free block"));
+        let pfn = black_box(
+            buddy
+                .take(order, MigrateType::Movable)
+                .expect("a free block"),
+        );
         buddy.put(pfn, order).expect("taken just now");
     };
     (0..BATCH).for_each(&mut pair);

@@ -144,7 +144,7 @@ fn mixed_fill_half_freed<A: Frames>(allocator: &A, rng: &mut Rng) -> f64 {
 }
 
 /// How many huge pages can be taken out, of those that `nr_free` frames could be.
-fn percent_of_ideal<A: Frames>(allocator: &A, nr_free: usize) -> f64 {
+pub(super) fn percent_of_ideal<A: Frames>(allocator: &A, nr_free: usize) -> f64 {
     let huge: Vec<usize> = core::iter::from_fn(|| allocator.alloc_to_the_last(HUGE)).collect();
     let count = huge.len();
     for frame in huge {

@@ -1,6 +1,7 @@
 //! Allocators of page frames, and what they are put through.
 
 mod aged;
+mod mobility;
 mod ours;
 #[cfg(feature = "peers")]
 mod peers;
@@ -9,7 +10,8 @@ mod single;
 
 use crate::rounds::{Plan, Repeats, Role, Workload};
 
-pub use ours::Kmm;
+pub use mobility::{Left, Mobility, Setting};
+pub use ours::{Kmm, Untyped};
 
 /// Frames of 4 KiB that each allocator manages: 1 GiB.
 pub const NR_FRAMES: usize = 1 << 18;
@@ -21,6 +23,12 @@ pub trait Frames: Sync + 'static {
 
     /// As [`Frames::alloc`], and may use what is kept back for emergencies: to see what is there.
     fn alloc_to_the_last(&self, order: usize) -> Option<usize> {
+        self.alloc(order)
+    }
+
+    /// As [`Frames::alloc`], and says what it is for to those who want to know.
+    #[inline(always)]
+    fn alloc_for(&self, order: usize, _mobility: Mobility) -> Option<usize> {
         self.alloc(order)
     }
 
@@ -110,7 +118,22 @@ pub struct Entry {
     /// Whether it serves blocks; else it takes part in workloads of single frames only.
     pub serves_blocks: bool,
     build: fn(Kind, &Plan) -> Box<dyn Workload>,
+    live: fn(Setting) -> Left,
 }
+
+/// An entry for what an expression makes.
+macro_rules! entry {
+    ($name:literal, $role:expr, $serves_blocks:literal, $make:expr) => {
+        $crate::frames::Entry {
+            name: $name,
+            role: $role,
+            serves_blocks: $serves_blocks,
+            build: |kind, plan| $crate::frames::build($make, kind, plan),
+            live: |setting| $crate::frames::mobility::run($make, setting),
+        }
+    };
+}
+use entry;
 
 impl Entry {
     /// The workload on a new allocator of this name; `None` when it cannot do it in reasonable time.
@@ -119,21 +142,28 @@ impl Entry {
         let wants_blocks = matches!(kind, Kind::Huge | Kind::Mixed | Kind::Fragmentation);
         (self.serves_blocks || !wants_blocks).then(|| (self.build)(kind, plan))
     }
+
+    /// What requests of different mobility leave of the memory of a new allocator of this name.
+    #[must_use]
+    pub fn live(&self, setting: Setting) -> Left {
+        (self.live)(setting)
+    }
 }
 
 /// Ours first, then the peers.
 #[must_use]
 pub fn entries() -> Vec<Entry> {
-    let mut entries = vec![Entry {
-        name: "kmm",
-        role: Role::Ours,
-        serves_blocks: true,
-        build: |kind, plan| build(Kmm::new, kind, plan),
-    }];
+    let mut entries = vec![entry!("kmm", Role::Ours, true, Kmm::new)];
     #[cfg(feature = "peers")]
     entries.extend(peers::entries());
     entries.shrink_to_fit();
     entries
+}
+
+/// Ours, every request a movable one: what grouping by mobility is compared with.
+#[must_use]
+pub fn without_types() -> Entry {
+    entry!("kmm without types", Role::Bystander, true, Untyped::new)
 }
 
 fn build<A: Frames>(make: fn() -> A, kind: Kind, plan: &Plan) -> Box<dyn Workload> {

@@ -4,7 +4,7 @@
 use kmm_frame::{Gfp, Order};
 use kmm_host::{PageBlock, PageReq};
 
-use crate::frames::{Frames, NR_FRAMES};
+use crate::frames::{Frames, Mobility, NR_FRAMES};
 use crate::node::Node;
 use crate::region::Region;
 
@@ -55,12 +55,47 @@ impl Frames for Kmm {
         self.take(order, Gfp::KERNEL | Gfp::MEMALLOC)
     }
 
+    fn alloc_for(&self, order: usize, mobility: Mobility) -> Option<usize> {
+        let gfp = match mobility {
+            Mobility::Unmovable => Gfp::KERNEL,
+            Mobility::Reclaimable => Gfp::KERNEL | Gfp::RECLAIMABLE,
+            Mobility::Movable => Gfp::HIGHUSER_MOVABLE,
+        };
+        self.take(order, gfp)
+    }
+
     #[inline(always)]
     fn free(&self, frame: usize, order: usize) {
         let pfn = self.node.ram().start() + frame;
         // SAFETY: workloads give back what `take` took apart, once.
         let block = unsafe { PageBlock::from_raw(pfn, order_of(order)) };
         self.node.zones().free_frozen_pages(block);
+    }
+}
+
+/// The same without migrate types: every request is a movable one.
+#[derive(Debug, Default)]
+pub struct Untyped(Kmm);
+
+impl Untyped {
+    /// With all frames free.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Frames for Untyped {
+    fn alloc(&self, order: usize) -> Option<usize> {
+        self.0.take(order, Gfp::HIGHUSER_MOVABLE)
+    }
+
+    fn alloc_to_the_last(&self, order: usize) -> Option<usize> {
+        self.0.take(order, Gfp::HIGHUSER_MOVABLE | Gfp::MEMALLOC)
+    }
+
+    fn free(&self, frame: usize, order: usize) {
+        self.0.free(frame, order);
     }
 }
 

@@ -8,7 +8,7 @@ use bitmap_allocator::{BitAlloc, BitAlloc1M};
 use frame_alloc::{PhysicalAllocator, RegionInit};
 use spin::Mutex;
 
-use super::{Entry, Frames, NR_FRAMES, build};
+use super::{Entry, Frames, NR_FRAMES, entry};
 use crate::cpu;
 use crate::region::{Pages, Region};
 use crate::rounds::Role;
@@ -21,43 +21,16 @@ const METADATA: usize = 8 << 20;
 
 pub(super) fn entries() -> Vec<Entry> {
     vec![
-        Entry {
-            name: "frame-alloc depot",
-            role: Role::Rival,
-            serves_blocks: true,
-            build: |kind, plan| {
-                build(
-                    || InRegion::new(Depot::new(BASE_PAGE, Summary::new(BASE_PAGE))),
-                    kind,
-                    plan,
-                )
-            },
-        },
-        Entry {
-            name: "frame-alloc summary",
-            role: Role::Rival,
-            serves_blocks: true,
-            build: |kind, plan| build(|| InRegion::new(Summary::new(BASE_PAGE)), kind, plan),
-        },
-        Entry {
-            name: "buddy-slab + lock",
-            role: Role::Rival,
-            serves_blocks: true,
-            build: |kind, plan| build(BuddySlab::new, kind, plan),
-        },
-        Entry {
-            name: "buddy_system locked",
-            role: Role::Rival,
-            serves_blocks: true,
-            build: |kind, plan| build(BuddySystem::new, kind, plan),
-        },
+        entry!("frame-alloc depot", Role::Rival, true, || {
+            InRegion::new(Depot::new(BASE_PAGE, Summary::new(BASE_PAGE)))
+        }),
+        entry!("frame-alloc summary", Role::Rival, true, || {
+            InRegion::new(Summary::new(BASE_PAGE))
+        }),
+        entry!("buddy-slab + lock", Role::Rival, true, BuddySlab::new),
+        entry!("buddy_system locked", Role::Rival, true, BuddySystem::new),
         // Order 9 takes it microseconds: it searches bit by bit.
-        Entry {
-            name: "bitmap + lock",
-            role: Role::Bystander,
-            serves_blocks: false,
-            build: |kind, plan| build(Bitmap::new, kind, plan),
-        },
+        entry!("bitmap + lock", Role::Bystander, false, Bitmap::new),
     ]
 }
 

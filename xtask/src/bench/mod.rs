@@ -2,6 +2,7 @@
 //!
 //! `benches/` is a workspace of its own; here it is built and run, and its tables are saved.
 
+mod fragmentation;
 mod guest;
 mod instructions;
 mod results;
@@ -22,6 +23,9 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
     }
     if flags.flag("--guest") {
         return guest::main(flags);
+    }
+    if flags.flag("--fragmentation") {
+        return fragmentation::main(flags);
     }
     host(flags)
 }
