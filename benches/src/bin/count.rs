@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use kmm_benches::cpu;
 use kmm_benches::node::Node;
 use kmm_benches::objects;
-use kmm_buddy::{Buddy, FreeBits, Pageblocks};
+use kmm_buddy::{Buddy, FreeBits, Pageblock, Pageblocks};
 use kmm_frame::{Gfp, MigrateType, Order, PAGE_SIZE};
 use kmm_host::{PageBlock, PageReq, PageSource};
 use kmm_slub::CacheFlags;
@@ -164,8 +164,11 @@ fn frozen_pairs(node: &Node, ops: usize) {
 fn buddy_pairs(node: &Node, order: Order, ops: usize) {
     let map = node.zones().map();
     let storage = vec![FreeBits::EMPTY; Buddy::storage_for(node.ram())].leak();
-    let mut buddy =
-        Buddy::new(node.ram(), map, storage, Pageblocks::EMPTY).expect("enough storage");
+    let types: Vec<Pageblock> = (0..Pageblocks::count_for(node.ram()))
+        .map(|_| Pageblock::new())
+        .collect();
+    let types = Pageblocks::new(node.ram(), types.leak()).expect("enough pageblocks");
+    let mut buddy = Buddy::new(node.ram(), map, storage, types).expect("enough storage");
     // The node's own zones lose a part of their RAM to this one.
     for _ in 0..4 {
         let (pfn, order) = take(node, self::order(10)).into_raw();
