@@ -1,397 +1,454 @@
-//! The free blocks of each order, as bits. Linux: `struct free_area`.
+//! The free blocks of a zone, by type and order. Linux: `struct free_area`.
 //!
-//! This module alone knows how free blocks are kept; the algorithm next door only asks it. No descriptor is touched: the
-//! state of 1 GiB is 64 KiB of bits, and which pageblocks to look at is told by 1 KiB above them. Equal blocks go by
-//! address, lowest first.
+//! This module alone knows how free blocks are kept; the algorithms next door only ask it. No descriptor is touched: of
+//! each pageblock there are 64 bytes of bits, one for each frame, a word that counts its free blocks ([`State`]), and a
+//! place in the trees that lead to the lowest pageblock of a type that has a block of an order ([`Summary`]). A pageblock
+//! that is free as a whole has no bits, and its storage need not even be clear: memory that was never allocated from is not
+//! written.
 //!
-//! What it replaced were lists linked through the descriptors, the newest block in front. On 1 GiB, zones and pagesets
-//! above the same: all frames back in random order 35 ns each, and 78 with lists; one CPU frees what another allocates
-//! 31 M/s, and 1.9; the slowest allocation of a thousand 381 ns, and 2754; huge pages left after bursts at a quarter of
-//! the memory (f7 of `benches/`) 100 %, and 13 %. To choose pageblocks by their load would want counts and buckets for each;
-//! it was not built, as the lowest first leaves 99 % of the huge pages and more already.
+//! All blocks in a pageblock are of its type (INV-6), so a block is of the type that [`Pageblocks`] says, and to change the
+//! type of a pageblock moves eleven bits at most.
 
-use kmm_frame::{MAX_ORDER, NR_ORDERS, Order, Pfn, PfnRange};
+use kmm_frame::{MAX_ORDER, MigrateType, Order, Pfn, PfnRange};
 
-use crate::bits::{FRAMES, FreeBits, Node, Place, WORD_BITS};
+use crate::Pageblocks;
+use crate::bits::{
+    FRAMES, FreeBits, NR_WORDS, WORD_BITS, WORD_ORDER, WORDS, bits, blocks_of, order_around, run,
+};
+use crate::state::{Counts, State, orders};
 use crate::summary::Summary;
+
+mod batch;
+mod whole;
 
 /// Free blocks, by pageblock and order.
 #[derive(Debug)]
 pub(crate) struct FreeAreas {
-    /// The number of the first pageblock: even, so that the two halves of a block of [`MAX_ORDER`] differ in bit 0.
-    base: usize,
+    /// The first frame of the first pageblock: aligned to [`MAX_ORDER`], so that the two halves of a block of that order
+    /// differ in bit 0 of their numbers.
+    start: usize,
     /// As many as are whole blocks of [`MAX_ORDER`].
-    blocks: &'static mut [FreeBits],
+    nr_slots: usize,
+    /// The frames of two pageblocks each.
+    maps: &'static mut [FreeBits],
+    /// A [`State`] for each pageblock.
+    states: &'static mut [FreeBits],
     summary: Summary,
-    nr_free: [usize; NR_ORDERS],
+    types: Pageblocks,
+    /// Pageblocks before the first that has a type.
+    skew: usize,
+    counts: [Counts; MigrateType::COUNT],
+    nr_pages: [usize; MigrateType::COUNT],
+    nr_type_changes: u64,
 }
 
 /// Pageblocks of a block of [`MAX_ORDER`].
 const HALVES: usize = MAX_ORDER.nr_pages() / FRAMES;
-const WHOLE: usize = Order::PAGEBLOCK.index();
+pub(crate) const WHOLE: usize = Order::PAGEBLOCK.index();
 const PAIR: usize = MAX_ORDER.index();
 
 const _: () = assert!(HALVES == 2);
 
-const fn base_of(range: PfnRange) -> usize {
-    range.start().align_down(MAX_ORDER).index() / FRAMES
-}
-
-const fn nr_blocks(range: PfnRange) -> usize {
+const fn nr_slots(range: PfnRange) -> usize {
     if range.is_empty() {
         return 0;
     }
+    let first = range.start().align_down(MAX_ORDER).index();
     let last = Pfn::new(range.end().index() - 1).align_down(MAX_ORDER);
-    last.index() / FRAMES + HALVES - base_of(range)
+    (last.index() - first) / FRAMES + HALVES
 }
 
 impl FreeAreas {
     /// How much storage the frames of `range` want.
     pub(crate) const fn storage_for(range: PfnRange) -> usize {
-        let nr_blocks = nr_blocks(range);
-        nr_blocks + Summary::rows_for(nr_blocks)
+        let nr_slots = nr_slots(range);
+        nr_slots / HALVES + nr_slots.div_ceil(NR_WORDS) + Summary::rows_for(nr_slots)
     }
 
-    /// Areas for the frames of `range`, none of them free; `None` if the storage is too small.
-    pub(crate) fn new(range: PfnRange, storage: &'static mut [FreeBits]) -> Option<Self> {
+    /// Areas for the frames of `range`, none of them free; `None` if there is too little of anything.
+    pub(crate) fn new(
+        range: PfnRange,
+        storage: &'static mut [FreeBits],
+        types: Pageblocks,
+    ) -> Option<Self> {
+        let nr_slots = nr_slots(range);
         let storage = storage.get_mut(..Self::storage_for(range))?;
+        let (maps, storage) = storage.split_at_mut_checked(nr_slots / HALVES)?;
         storage.fill(FreeBits::EMPTY);
-        let nr_blocks = nr_blocks(range);
-        let (blocks, rows) = storage.split_at_mut(nr_blocks);
+        let (states, rows) = storage.split_at_mut_checked(nr_slots.div_ceil(NR_WORDS))?;
+        if !types.range().contains_range(range) || u32::try_from(range.nr_pages()).is_err() {
+            return None;
+        }
+        let start = range.start().align_down(MAX_ORDER).index();
         Some(Self {
-            base: base_of(range),
-            blocks,
-            summary: Summary::new(nr_blocks, rows),
-            nr_free: [0; NR_ORDERS],
+            start,
+            nr_slots,
+            maps,
+            states,
+            summary: Summary::new(nr_slots, rows),
+            types,
+            skew: types.first().wrapping_sub(start / FRAMES),
+            counts: [Counts::NONE; MigrateType::COUNT],
+            nr_pages: [0; MigrateType::COUNT],
+            nr_type_changes: 0,
         })
     }
 
-    /// How many blocks of exactly `order` are free.
-    pub(crate) const fn nr_free(&self, order: Order) -> usize {
-        self.nr_free[order.index()]
+    /// How many blocks of a type and of exactly `order` are free.
+    #[inline]
+    pub(crate) const fn nr_free(&self, kind: MigrateType, order: Order) -> usize {
+        self.counts[kind.index()].get(order.index())
     }
 
-    /// The smallest order, `order` or above, of which a block is free.
+    /// How many frames of a type are free.
     #[inline]
-    pub(crate) fn smallest_nonempty(&self, order: Order) -> Option<Order> {
-        let candidates = self.summary.nonempty() >> order.get() << order.get();
+    pub(crate) const fn nr_pages(&self, kind: MigrateType) -> usize {
+        self.nr_pages[kind.index()]
+    }
+
+    /// How often a pageblock changed its type.
+    pub(crate) const fn nr_type_changes(&self) -> u64 {
+        self.nr_type_changes
+    }
+
+    /// The smallest order, `order` or above, of which a block of a type is free.
+    #[inline]
+    pub(crate) fn smallest(&self, kind: MigrateType, order: Order) -> Option<Order> {
+        let candidates = self.summary.nonempty(kind) >> order.get() << order.get();
         let smallest = u8::try_from(candidates.trailing_zeros()).ok()?;
         Order::new(smallest)
+    }
+
+    /// The lowest pageblock of a type that has a free block of exactly `order`.
+    #[inline]
+    pub(crate) fn first(&self, kind: MigrateType, order: Order) -> Option<usize> {
+        self.summary.first(kind, order.index())
+    }
+
+    /// The lowest pageblock of a type with a free block smaller than itself.
+    #[inline]
+    pub(crate) fn first_fragmented(&self, kind: MigrateType) -> Option<usize> {
+        self.summary.first_fragmented(kind)
     }
 
     /// The order of the free block that `pfn` lies in, if it does. The frame is one of the areas'.
     pub(crate) fn order_around(&self, pfn: Pfn) -> Option<Order> {
         let slot = self.slot(pfn);
-        if self.summary.test(slot & !1, PAIR) {
-            return Some(MAX_ORDER);
+        let (state, at) = (self.state(slot), self.offset(pfn));
+        if state.is_whole() {
+            let is_alone = state.count(WHOLE) != 0;
+            return Some(if is_alone {
+                Order::PAGEBLOCK
+            } else {
+                MAX_ORDER
+            });
         }
-        if self.summary.test(slot, WHOLE) {
-            return Some(Order::PAGEBLOCK);
+        if !state.is_known() || self.word(slot, at / WORD_BITS) >> (at % WORD_BITS) & 1 == 0 {
+            return None;
         }
-        Order::ZERO
-            .up_to(Order::PAGEBLOCK)
-            .find(|order| self.blocks[slot].test(Node::of(pfn, order.index())))
+        let level = self.level(slot, at);
+        Order::new(u8::try_from(level).ok()?)
     }
 
     /// Whether a frame of this block is free. It lies in the areas.
     #[inline]
     pub(crate) fn overlaps(&self, pfn: Pfn, order: Order) -> bool {
         let slot = self.slot(pfn);
+        let state = self.state(slot);
         if order >= Order::PAGEBLOCK {
-            return self.summary.has_any(slot, order);
+            return !state.is_empty() || order == MAX_ORDER && !self.state(slot ^ 1).is_empty();
         }
-        let (block, order) = (&self.blocks[slot], order.index());
-        let node = Node::of(pfn, order);
-        self.summary.is_whole(slot) || block.is_held(node, order) || block.holds(node, order)
+        if !state.is_plain() {
+            return state.is_whole();
+        }
+        let at = self.offset(pfn);
+        let (nr, order) = (at / WORD_BITS, order.index());
+        if order < WORD_ORDER {
+            return self.word(slot, nr) & run(at % WORD_BITS, 1 << order) != 0;
+        }
+        (nr..nr + (1 << (order - WORD_ORDER))).any(|nr| self.word(slot, nr) != 0)
     }
 
     /// Adds a block, which merges with its twin as often as that is free too. Linux: `__free_one_page`.
     #[inline]
     pub(crate) fn merge(&mut self, pfn: Pfn, order: Order) {
-        let (slot, order) = (self.slot(pfn), order.index());
-        match order {
-            ..WHOLE => self.merge_smaller(slot, Node::of(pfn, order), order),
+        let slot = self.slot(pfn);
+        match order.index() {
+            ..WHOLE => self.merge_smaller(slot, self.offset(pfn), order.index()),
             WHOLE => self.merge_whole(slot),
-            _ => self.note(slot, order),
+            _ => self.merge_pair(slot),
         }
     }
 
-    /// Adds a frame unless it is free; whether it was not. Half of all frames that come back merge no further than here.
     #[inline]
-    pub(crate) fn add_frame(&mut self, pfn: Pfn) -> bool {
-        let (slot, node) = (self.slot(pfn), Node::of(pfn, 0));
-        let block = &mut self.blocks[slot];
-        if self.summary.is_whole(slot) || block.is_held(node, 0) {
+    fn merge_smaller(&mut self, slot: usize, at: usize, order: usize) {
+        self.know(slot);
+        self.set_run(slot, at, 1 << order);
+        let level = self.level(slot, at);
+        let (kind, before) = (self.kind(slot), self.state(slot));
+        self.nr_pages[kind.index()] += 1 << order;
+        self.counts[kind.index()].merge(order, level);
+        self.change(slot, kind, before, before.merged(order, level));
+        if level == WHOLE {
+            self.seal(slot, kind);
+        }
+    }
+
+    /// Adds a frame of a word unless it is free; whether it was not.
+    #[inline]
+    pub(crate) fn add_frame(&mut self, word: usize, bit: usize) -> bool {
+        let (slot, nr) = (word / WORDS, word % WORDS);
+        let mut before = self.state(slot);
+        if !before.is_plain() {
+            if before.is_whole() {
+                return false;
+            }
+            before = self.know(slot);
+        }
+        let word = self.word_mut(slot, nr);
+        if *word >> bit & 1 != 0 {
             return false;
         }
-        match block.clear(node.twin(), 0) {
-            None => {
-                block.set(node);
-                self.note(slot, 0);
-            }
-            Some(is_left) => {
-                self.nr_free[0] -= 1;
-                if !is_left {
-                    self.summary.clear(slot, 0);
-                }
-                self.merge_smaller(slot, node.parent(), 1);
-            }
+        *word |= 1 << bit;
+        let mut level = order_around(*word, bit);
+        if level == WORD_ORDER {
+            level = self.level_of_word(slot, nr);
+        }
+        let kind = self.kind(slot);
+        self.nr_pages[kind.index()] += 1;
+        self.counts[kind.index()].merge(0, level);
+        self.change(slot, kind, before, before.merged(0, level));
+        if level == WHOLE {
+            self.seal(slot, kind);
         }
         true
     }
 
-    fn merge_smaller(&mut self, slot: usize, node: Node, order: usize) {
-        let block = &mut self.blocks[slot];
-        let (mut node, mut order) = (node, order);
-        while order < WHOLE {
-            let Some(is_left) = block.clear(node.twin(), order) else {
-                block.set(node);
-                return self.note(slot, order);
-            };
-            self.nr_free[order] -= 1;
-            if !is_left {
-                self.summary.clear(slot, order);
-            }
-            node = node.parent();
-            order += 1;
-        }
-        self.merge_whole(slot);
-    }
-
-    /// Adds a pageblock that is free as a whole.
-    #[inline]
-    fn merge_whole(&mut self, slot: usize) {
-        if self.summary.test(slot ^ 1, WHOLE) {
-            self.forget(slot ^ 1, WHOLE);
-            return self.note(slot & !1, PAIR);
-        }
-        self.note(slot, WHOLE);
-    }
-
-    /// Takes the lowest block of the order `from` out, as far as `order` goes, and leaves the upper halves.
+    /// Takes the lowest block of a type and of the order `from` out, as far as `order` goes, and leaves the upper halves.
     /// Linux: `expand`.
     #[inline]
-    pub(crate) fn split(&mut self, from: Order, order: Order) -> Option<Pfn> {
-        let (mut level, order) = (from.index(), order.index());
-        let slot = self.summary.first(level)?;
-        let start = self.start_of(slot);
-        let mut node = Node::ROOT;
-        if level >= WHOLE {
-            self.forget(slot, level);
-            if level == PAIR && order < PAIR {
-                level = WHOLE;
-                self.note(slot ^ 1, WHOLE);
-            }
-            if level == order {
-                return Some(start);
-            }
-        } else {
-            node = self.blocks[slot].first(level)?;
-            if let Some(is_left) = self.blocks[slot].clear(node, level) {
-                self.nr_free[level] -= 1;
-                if !is_left {
-                    self.summary.clear(slot, level);
-                }
-            }
-        }
-        let block = &mut self.blocks[slot];
-        while level > order {
-            level -= 1;
-            node = node.lower();
-            block.set(node.twin());
-            self.nr_free[level] += 1;
-            self.summary.set(slot, level);
-        }
-        Some(start + node.offset(order))
+    pub(crate) fn take(&mut self, kind: MigrateType, from: Order, order: Order) -> Option<Pfn> {
+        let slot = self.first(kind, from)?;
+        self.take_in(slot, from, order)
     }
 
-    /// The lowest pageblock with a free block smaller than itself.
-    pub(crate) fn first_fragmented(&self) -> Option<usize> {
-        self.summary.first_fragmented()
-    }
-
-    /// Takes up to `most` frames out of the blocks of a pageblock that are smaller than itself, small ones first; how many
-    /// were given to `sink`.
-    pub(crate) fn take_frames(
-        &mut self,
-        slot: usize,
-        most: usize,
-        sink: &mut impl FnMut(Pfn),
-    ) -> usize {
-        let start = self.start_of(slot);
-        let mut left = most - self.take_single(slot, most, sink);
-        for order in 1..WHOLE {
-            if left == 0 {
-                break;
-            }
-            if !self.summary.test(slot, order) {
-                continue;
-            }
-            let Place { first, end, mask } = Place::of(order);
-            let size = 1 << order;
-            let (mut count, mut cut) = (0, None);
-            'words: for nr in first..end {
-                let word = &mut self.blocks[slot].0[nr];
-                let mut bits = *word & mask;
-                while bits != 0 {
-                    if left == 0 {
-                        break 'words;
-                    }
-                    let number = nr * WORD_BITS + bits.trailing_zeros() as usize;
-                    let pfn = start + ((number << order) % FRAMES);
-                    *word ^= bits & bits.wrapping_neg();
-                    bits &= bits - 1;
-                    count += 1;
-                    if size > left {
-                        cut = Some(pfn);
-                        break 'words;
-                    }
-                    for i in 0..size {
-                        sink(pfn + i);
-                    }
-                    left -= size;
-                }
-            }
-            self.nr_free[order] -= count;
-            if !self.blocks[slot].has(order) {
-                self.summary.clear(slot, order);
-            }
-            if let Some(pfn) = cut {
-                self.cut(pfn, order, left, sink);
-                left = 0;
-            }
-        }
-        most - left
-    }
-
-    /// Takes up to `most` blocks of one frame out of a pageblock.
+    /// As [`FreeAreas::take`], out of a pageblock that has a block of that order.
     #[inline]
-    fn take_single(&mut self, slot: usize, most: usize, sink: &mut impl FnMut(Pfn)) -> usize {
-        let start = self.start_of(slot);
-        let mut left = most;
-        let mut others = 0;
-        let words = &mut self.blocks[slot].0[Place::of(0).first..];
-        for (word, first) in words.iter_mut().zip((0..).step_by(WORD_BITS)) {
-            let mut bits = *word;
-            while bits != 0 && left > 0 {
-                sink(start + (first + bits.trailing_zeros() as usize));
-                bits &= bits - 1;
-                left -= 1;
-            }
-            *word = bits;
-            others |= bits;
+    pub(crate) fn take_in(&mut self, slot: usize, from: Order, order: Order) -> Option<Pfn> {
+        let (from, order) = (from.index(), order.index());
+        let kind = self.kind(slot);
+        self.nr_pages[kind.index()] -= 1 << order;
+        self.counts[kind.index()].split(from, order);
+        if from >= WHOLE {
+            self.take_whole(slot, kind, from, order);
+            return Some(self.start_of(slot));
         }
-        if left < most {
-            self.nr_free[0] -= most - left;
-            if others == 0 {
-                self.summary.clear(slot, 0);
-            }
-        }
-        most - left
+        let at = self.lowest(slot, from)?;
+        self.clear_run(slot, at, 1 << order);
+        let before = self.state(slot);
+        self.change(slot, kind, before, before.split(from, order));
+        Some(self.start_of(slot) + at)
     }
 
-    /// Gives the first `most` frames of a block to `sink`, which are not all, and what is left back as blocks.
-    pub(crate) fn cut(&mut self, pfn: Pfn, order: usize, most: usize, sink: &mut impl FnMut(Pfn)) {
-        let (mut pfn, mut order, mut left) = (pfn, order, most);
-        while left > 0 {
-            order -= 1;
-            let half = 1 << order;
-            if left < half {
-                self.insert(pfn + half, order);
-            } else {
-                for i in 0..half {
-                    sink(pfn + i);
-                }
-                pfn += half;
-                left -= half;
-            }
+    /// Where the lowest block of exactly `order` begins in a pageblock.
+    #[inline]
+    fn lowest(&self, slot: usize, order: usize) -> Option<usize> {
+        if order >= WORD_ORDER {
+            let blocks = blocks_of(self.full_words(slot), order - WORD_ORDER);
+            return Some(WORD_BITS * blocks.trailing_zeros() as usize);
         }
-        self.insert(pfn, order);
-    }
-
-    /// The blocks of one order, lowest first.
-    pub(crate) fn blocks(&self, order: Order) -> impl Iterator<Item = Pfn> {
-        let slots = (0..self.nr_slots()).filter(move |&slot| self.is_summarised(slot, order));
-        slots.flat_map(move |slot| self.blocks_in(slot, order))
+        (0..WORDS).find_map(|nr| {
+            let blocks = blocks_of(self.word(slot, nr), order);
+            (blocks != 0).then(|| nr * WORD_BITS + blocks.trailing_zeros() as usize)
+        })
     }
 
     /// The blocks of one order that begin in a pageblock, lowest first.
     pub(crate) fn blocks_in(&self, slot: usize, order: Order) -> impl Iterator<Item = Pfn> {
-        let (start, order) = (self.start_of(slot), order.index());
-        let large = order >= WHOLE && self.summary.test(slot, order);
-        let smaller = (order < WHOLE).then(|| self.blocks[slot].of_order(order));
-        let smaller = smaller.into_iter().flatten();
-        let smaller = smaller.map(move |node| start + node.offset(order));
-        large.then_some(start).into_iter().chain(smaller)
+        let (start, order, state) = (self.start_of(slot), order.index(), self.state(slot));
+        let is_there = state.count(order) != 0;
+        // Words to look at, and how many frames a bit of them stands for.
+        let (words, scale) = match order {
+            _ if !is_there => (0, 1),
+            0..WORD_ORDER => (WORDS, 1),
+            WORD_ORDER..WHOLE => (1, WORD_BITS),
+            _ => (0, 1),
+        };
+        let smaller = (0..words).flat_map(move |nr| {
+            let blocks = match order.checked_sub(WORD_ORDER) {
+                Some(above) => blocks_of(self.full_words(slot), above),
+                None => blocks_of(self.word(slot, nr), order),
+            };
+            bits(blocks).map(move |bit| start + (nr * WORD_BITS + bit) * scale)
+        });
+        let whole = (is_there && order >= WHOLE).then_some(start);
+        whole.into_iter().chain(smaller)
     }
 
     /// How many pageblocks there are, those that only fill up a block of [`MAX_ORDER`] included.
     pub(crate) const fn nr_slots(&self) -> usize {
-        self.blocks.len()
+        self.nr_slots
     }
 
     /// The first frame of a pageblock.
     #[inline]
     pub(crate) const fn start_of(&self, slot: usize) -> Pfn {
-        Pfn::new((self.base + slot) * FRAMES)
+        Pfn::new(self.start + slot * FRAMES)
     }
 
     /// The pageblock of a frame.
     #[inline]
     pub(crate) const fn slot(&self, pfn: Pfn) -> usize {
-        pfn.index() / FRAMES - self.base
+        (pfn.index() - self.start) / FRAMES
     }
 
-    pub(crate) const fn bits(&self, slot: usize) -> &FreeBits {
-        &self.blocks[slot]
+    /// The pageblocks of a range of frames.
+    pub(crate) fn slots(&self, range: PfnRange) -> core::ops::Range<usize> {
+        if range.is_empty() {
+            return 0..0;
+        }
+        self.slot(range.start())..self.slot(range.end() - 1) + 1
     }
 
-    /// Whether a pageblock is free as a whole, or is half of a block that is.
-    pub(crate) fn is_whole(&self, slot: usize) -> bool {
-        self.summary.is_whole(slot)
+    /// The frame's number within its pageblock.
+    #[inline]
+    const fn offset(&self, pfn: Pfn) -> usize {
+        pfn.index() % FRAMES
     }
 
-    /// Whether the summary says that a pageblock has a free block of `order`.
-    pub(crate) fn is_summarised(&self, slot: usize, order: Order) -> bool {
-        self.summary.test(slot, order.index())
+    /// The type of a pageblock.
+    #[inline]
+    pub(crate) fn kind(&self, slot: usize) -> MigrateType {
+        self.types.nth(slot.wrapping_sub(self.skew))
     }
 
-    /// Whether the parts of the summary of `order` agree.
-    pub(crate) fn is_counted(&self, order: Order) -> bool {
-        self.summary.is_sound(order.index())
+    /// The type that an isolated pageblock had before.
+    pub(crate) fn kind_before(&self, slot: usize) -> MigrateType {
+        self.types.nth_before(slot.wrapping_sub(self.skew))
     }
 
-    #[cfg(test)]
-    pub(crate) const fn bits_mut(&mut self, slot: usize) -> &mut FreeBits {
-        &mut self.blocks[slot]
+    #[inline]
+    pub(crate) const fn state(&self, slot: usize) -> State {
+        State(self.states[slot / NR_WORDS].0[slot % NR_WORDS])
     }
 
-    #[cfg(test)]
+    /// The bits of 64 frames of a pageblock.
+    #[inline]
+    pub(crate) const fn word(&self, slot: usize, nr: usize) -> u64 {
+        self.maps[slot / HALVES].0[(slot % HALVES) * WORDS + nr % WORDS]
+    }
+
+    #[inline]
+    const fn word_mut(&mut self, slot: usize, nr: usize) -> &mut u64 {
+        &mut self.maps[slot / HALVES].0[(slot % HALVES) * WORDS + nr % WORDS]
+    }
+
+    pub(crate) const fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// The words of a pageblock of which all frames are free, as bits.
+    #[inline]
+    fn full_words(&self, slot: usize) -> u64 {
+        (0..WORDS).fold(0, |full, nr| {
+            full | u64::from(self.word(slot, nr) == u64::MAX) << nr
+        })
+    }
+
+    /// The order of the block around a free frame of a pageblock.
+    #[inline]
+    fn level(&self, slot: usize, at: usize) -> usize {
+        let nr = at / WORD_BITS;
+        match order_around(self.word(slot, nr), at % WORD_BITS) {
+            WORD_ORDER => self.level_of_word(slot, nr),
+            level => level,
+        }
+    }
+
+    /// The order of the block that a word lies in whose frames are all free.
+    #[inline]
+    fn level_of_word(&self, slot: usize, nr: usize) -> usize {
+        WORD_ORDER + order_around(self.full_words(slot), nr)
+    }
+
+    fn set_run(&mut self, slot: usize, at: usize, len: usize) {
+        let first = at / WORD_BITS;
+        if len <= WORD_BITS {
+            *self.word_mut(slot, first) |= run(at % WORD_BITS, len);
+        } else {
+            (first..first + len / WORD_BITS).for_each(|nr| *self.word_mut(slot, nr) = u64::MAX);
+        }
+    }
+
+    /// The frames begin at a word if they are more than a word has.
+    fn clear_run(&mut self, slot: usize, at: usize, len: usize) {
+        let first = at / WORD_BITS;
+        if len <= WORD_BITS {
+            *self.word_mut(slot, first) &= !run(at % WORD_BITS, len);
+            return;
+        }
+        let last = first + len / WORD_BITS;
+        (first..last).for_each(|nr| *self.word_mut(slot, nr) = 0);
+        if len % WORD_BITS != 0 {
+            *self.word_mut(slot, last) &= u64::MAX << (len % WORD_BITS);
+        }
+    }
+
+    /// Makes the bits of a pageblock say what is free, if they do not, as nothing is; its state.
+    #[inline]
+    fn know(&mut self, slot: usize) -> State {
+        let state = self.state(slot);
+        if !state.is_known() {
+            (0..WORDS).for_each(|nr| *self.word_mut(slot, nr) = 0);
+            self.set_state(slot, state.with_known());
+        }
+        state.with_known()
+    }
+
+    #[inline]
+    pub(crate) const fn set_state(&mut self, slot: usize, state: State) {
+        self.states[slot / NR_WORDS].0[slot % NR_WORDS] = state.0;
+    }
+
+    /// Replaces the state of a pageblock, and what is said of it elsewhere.
+    #[inline]
+    fn change(&mut self, slot: usize, kind: MigrateType, before: State, after: State) {
+        self.set_state(slot, after);
+        let changed = before.present() ^ after.present();
+        if changed != 0 {
+            self.note(slot, kind, after, changed);
+        }
+    }
+
+    #[inline]
+    fn note(&mut self, slot: usize, kind: MigrateType, state: State, changed: u64) {
+        for order in orders(changed) {
+            if state.count(order) == 0 {
+                self.summary.clear(kind, slot, order);
+            } else {
+                self.summary.set(kind, slot, order);
+            }
+        }
+    }
+}
+
+/// Ways to spoil what is kept, to see that it is noticed.
+#[cfg(test)]
+impl FreeAreas {
     pub(crate) const fn summary_mut(&mut self) -> &mut Summary {
         &mut self.summary
     }
 
-    /// Adds a block as it is.
-    #[inline]
-    fn insert(&mut self, pfn: Pfn, order: usize) {
-        let slot = self.slot(pfn);
-        if order < WHOLE {
-            self.blocks[slot].set(Node::of(pfn, order));
-        }
-        self.note(slot, order);
+    pub(crate) fn flip(&mut self, word: usize, bit: usize) {
+        self.know(word / WORDS);
+        *self.word_mut(word / WORDS, word % WORDS) ^= 1 << bit;
     }
 
-    /// One more block of `order`.
-    #[inline]
-    fn note(&mut self, slot: usize, order: usize) {
-        self.nr_free[order] += 1;
-        self.summary.set(slot, order);
+    pub(crate) const fn forget_pages(&mut self, kind: MigrateType, nr_pages: usize) {
+        self.nr_pages[kind.index()] -= nr_pages;
     }
 
-    /// One block of `order` less, the only one of its pageblock.
-    #[inline]
-    fn forget(&mut self, slot: usize, order: usize) {
-        self.nr_free[order] -= 1;
-        self.summary.clear(slot, order);
+    pub(crate) fn retype(&mut self, slot: usize, kind: MigrateType) {
+        self.move_to(slot, kind);
     }
 }

@@ -1,13 +1,12 @@
-//! The free blocks of one pageblock, as bits of a heap.
+//! Free frames as bits, 64 to a word, and which blocks they make.
 //!
-//! The block of order `o` that starts at frame `i` of the pageblock has the number `(512 + i) >> o`: the halves of the
-//! pageblock are 2 and 3, its frames 512 to 1023. So the twin of a block differs in the lowest bit, and the block that both
-//! make has the number shifted right. Frames have the second cache line, all larger blocks the first. The pageblock
-//! itself, number 1, has no bit here: blocks of its size are found in the summary.
+//! A free block is an aligned group of bits that are all set, and whose twin is not: nothing says so but the bits, so a
+//! frame that comes back is one bit set, whatever it merges with. What is asked of a word is answered without a branch:
+//! how often blocks merge cannot be predicted.
 
-use kmm_frame::{Order, Pfn};
+use kmm_frame::Order;
 
-/// 128 bytes of the storage of a [`crate::Buddy`]: the free blocks of a pageblock, or a summary of others.
+/// 128 bytes of the storage of a [`crate::Buddy`]: the frames of two pageblocks, the states of sixteen, or a summary.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(128))]
 pub struct FreeBits(pub(crate) [u64; NR_WORDS]);
@@ -17,227 +16,140 @@ pub(crate) const WORD_BITS: usize = u64::BITS as usize;
 
 /// Frames of a pageblock.
 pub(crate) const FRAMES: usize = Order::PAGEBLOCK.nr_pages();
+/// Words of a pageblock.
+pub(crate) const WORDS: usize = FRAMES / WORD_BITS;
+/// The order of a block that fills a word.
+pub(crate) const WORD_ORDER: usize = WORD_BITS.ilog2() as usize;
 
-const _: () = assert!(2 * FRAMES == NR_WORDS * WORD_BITS);
-
-/// The number of a block within its pageblock.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Node(usize);
-
-impl Node {
-    /// The pageblock as a whole.
-    pub(crate) const ROOT: Self = Self(1);
-
-    /// The block of `order` that `pfn` lies in; at most a pageblock.
-    #[inline]
-    pub(crate) const fn of(pfn: Pfn, order: usize) -> Self {
-        Self((FRAMES | (pfn.index() % FRAMES)) >> order)
-    }
-
-    /// The other half of the block that this one is half of.
-    #[inline]
-    pub(crate) const fn twin(self) -> Self {
-        Self(self.0 ^ 1)
-    }
-
-    /// The lower half.
-    #[inline]
-    pub(crate) const fn lower(self) -> Self {
-        Self(self.0 << 1)
-    }
-
-    /// The block that this one is half of.
-    #[inline]
-    pub(crate) const fn parent(self) -> Self {
-        Self(self.0 >> 1)
-    }
-
-    /// Where the block begins in its pageblock, in frames.
-    #[inline]
-    pub(crate) const fn offset(self, order: usize) -> usize {
-        (self.0 << order) % FRAMES
-    }
-
-    #[inline]
-    const fn word(self) -> usize {
-        self.0 / WORD_BITS % NR_WORDS
-    }
-
-    #[inline]
-    const fn mask(self) -> u64 {
-        1 << (self.0 % WORD_BITS)
-    }
-}
-
-/// From this order on, all bits of an order lie in the first word.
-const ONE_WORD: usize = 4;
-
-/// Where the bits of an order lie: from the first of some words on, in each of them where the mask says.
-#[derive(Clone, Copy)]
-pub(crate) struct Place {
-    pub(crate) first: usize,
-    pub(crate) end: usize,
-    pub(crate) mask: u64,
-}
-
-impl Place {
-    /// The bits of `order`; at most a pageblock.
-    #[inline]
-    pub(crate) const fn of(order: usize) -> Self {
-        if order < ONE_WORD {
-            let words = (FRAMES / WORD_BITS) >> order;
-            return Self {
-                first: words,
-                end: 2 * words,
-                mask: u64::MAX,
-            };
-        }
-        let bits = FRAMES >> order;
-        Self {
-            first: 0,
-            end: 1,
-            mask: u64::MAX >> (WORD_BITS - bits) << bits,
-        }
-    }
-}
-
-/// The bits of each order in the first word.
-const FIRST_WORD: [u64; NR_WORDS] = {
-    let mut table = [0; NR_WORDS];
-    let mut order = ONE_WORD;
-    while order < Order::PAGEBLOCK.index() {
-        table[order] = Place::of(order).mask;
-        order += 1;
-    }
-    table
-};
-
-/// For each number in the first word, the bits of the blocks that hold that block, itself included.
-const AROUND: [u64; WORD_BITS] = {
-    let mut table = [0; WORD_BITS];
-    let mut number = 0;
-    while number < WORD_BITS {
-        let mut around = number;
-        while around > 0 {
-            table[number] |= 1 << around;
-            around >>= 1;
-        }
-        number += 1;
-    }
-    table
-};
+const _: () = assert!(2 * WORDS == NR_WORDS);
 
 impl FreeBits {
     /// Nothing is free.
     pub const EMPTY: Self = Self([0; NR_WORDS]);
+}
 
-    #[inline]
-    pub(crate) const fn test(&self, node: Node) -> bool {
-        self.0[node.word()] & node.mask() != 0
-    }
+/// The order of the largest aligned group of set bits that has bit `nr`, which is set.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the number of a bit")]
+pub(crate) const fn order_around(word: u64, nr: usize) -> usize {
+    let at = nr as u32 % u64::BITS;
+    let (clear, upper) = (!word, u64::MAX << at);
+    // The nearest clear bits above, 64 if there is none, and below, -1. A group has none of them while it is smaller than
+    // the highest bit in which their numbers differ from this one's.
+    let above = (clear & upper).trailing_zeros();
+    let below = 63_u32.wrapping_sub((clear & !upper).leading_zeros());
+    let (above, below) = (above ^ at, below ^ at);
+    let nearest = if above < below { above } else { below };
+    (31 - (nearest | 1).leading_zeros()) as usize
+}
 
-    #[inline]
-    const fn bit(&self, number: usize) -> u64 {
-        self.0[number / WORD_BITS % NR_WORDS] >> (number % WORD_BITS) & 1
-    }
+/// The order of the block that begins at the lowest set bit of `word`, and the number of that bit. The word is not 0.
+#[inline]
+pub(crate) const fn first_block(word: u64) -> (usize, usize) {
+    let at = word.trailing_zeros();
+    let len = (!(word >> (at % u64::BITS))).trailing_zeros();
+    let aligned = at | u64::BITS;
+    let (aligned, fits) = (aligned.trailing_zeros(), 31 - (len | 1).leading_zeros());
+    (
+        if aligned < fits { aligned } else { fits } as usize,
+        at as usize,
+    )
+}
 
-    #[inline]
-    pub(crate) const fn set(&mut self, node: Node) {
-        self.0[node.word()] |= node.mask();
-    }
+/// `len` bits from bit `at` on, at least one, within a word.
+#[inline]
+pub(crate) const fn run(at: usize, len: usize) -> u64 {
+    (u64::MAX >> (WORD_BITS - len)) << at
+}
 
-    #[cfg(test)]
-    pub(crate) const fn unset(&mut self, node: Node) {
-        self.0[node.word()] &= !node.mask();
-    }
-
-    /// Clears the bit of a block of `order` if it is set. `None` if not, else whether others of the order are left.
-    #[inline]
-    pub(crate) fn clear(&mut self, node: Node, order: usize) -> Option<bool> {
-        let word = &mut self.0[node.word()];
-        if *word & node.mask() == 0 {
-            return None;
+/// The first bit of each aligned group of an order in a word.
+const STARTS: [u64; WORD_ORDER + 1] = {
+    let mut starts = [0; WORD_ORDER + 1];
+    let mut order = 0;
+    while order <= WORD_ORDER {
+        let mut at = 0;
+        while at < WORD_BITS {
+            starts[order] |= 1 << at;
+            at += 1 << order;
         }
-        *word ^= node.mask();
-        // Below order 4 a word has the bits of one order only, above all are in one.
-        if order >= ONE_WORD {
-            return Some(*word & FIRST_WORD[order % NR_WORDS] != 0);
-        }
-        Some(*word != 0 || self.has(order))
+        order += 1;
     }
+    starts
+};
 
-    /// Whether a block of `order` is free. Seldom asked, and not inlined, as the compiler would then ask ahead of need.
-    #[inline(never)]
-    pub(crate) fn has(&self, order: usize) -> bool {
-        // Written out: a loop over so few words costs more than the words.
-        let [w0, w1, w2, w3, w4, w5, w6, w7, rest @ ..] = &self.0;
-        let all = match order {
-            0 => rest.iter().fold(0, |all, word| all | word),
-            1 => w4 | w5 | w6 | w7,
-            2 => w2 | w3,
-            3 => *w1,
-            _ => w0 & FIRST_WORD[order % NR_WORDS],
+/// The first bits of the blocks of exactly `order` in a word, below the order that fills it.
+#[inline]
+pub(crate) const fn blocks_of(word: u64, order: usize) -> u64 {
+    let mut groups = word;
+    let mut below = 0;
+    while below < order {
+        groups &= groups >> (1 << below);
+        below += 1;
+    }
+    groups &= STARTS[order];
+    let size = 1 << order;
+    let merged = groups & (groups >> size) & STARTS[order + 1];
+    groups & !(merged | merged << size)
+}
+
+/// The numbers of the bits that are set, lowest first.
+pub(crate) fn bits(word: u64) -> impl Iterator<Item = usize> {
+    let mut left = word;
+    core::iter::from_fn(move || {
+        let nr = (left != 0).then(|| left.trailing_zeros() as usize);
+        left &= left.wrapping_sub(1);
+        nr
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By trying all groups.
+    fn slow_order(word: u64, nr: usize) -> usize {
+        let is_set = |order: &usize| {
+            let start = nr >> order << order;
+            (start..start + (1 << order)).all(|bit| word >> bit & 1 != 0)
         };
-        all != 0
+        (0..=WORD_ORDER).filter(is_set).max().unwrap()
     }
 
-    /// The first free block of `order`.
-    #[inline]
-    pub(crate) fn first(&self, order: usize) -> Option<Node> {
-        let Place { first, end, mask } = Place::of(order);
-        let mut nr = first;
-        while nr < end {
-            let word = self.0[nr % NR_WORDS] & mask;
+    fn words() -> impl Iterator<Item = u64> {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let random = (0..4000).map(move |turn| {
+            let mut word = if turn % 2 == 0 { u64::MAX } else { 0 };
+            for _ in 0..turn % 40 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                let size = 1 << (state >> 40 & 7).min(6);
+                let at = usize::from((state % 64) as u8) / size * size;
+                word ^= run(at, size);
+            }
+            word
+        });
+        random.chain([0, 1, 1 << 63, u64::MAX, u64::MAX >> 1])
+    }
+
+    #[test]
+    fn orders_match_those_found_by_trying() {
+        for word in words() {
+            let mut exact = [0; WORD_ORDER];
+            for nr in (0..WORD_BITS).filter(|nr| word >> nr & 1 != 0) {
+                let order = slow_order(word, nr);
+                assert_eq!(order_around(word, nr), order, "{word:#x} {nr}");
+                if order < WORD_ORDER && nr % (1 << order) == 0 {
+                    exact[order] |= 1 << nr;
+                }
+            }
+            for (order, expected) in exact.into_iter().enumerate() {
+                assert_eq!(blocks_of(word, order), expected, "{word:#x} {order}");
+            }
             if word != 0 {
-                return Some(Node(nr * WORD_BITS + word.trailing_zeros() as usize));
+                let nr = word.trailing_zeros() as usize;
+                assert_eq!(first_block(word), (slow_order(word, nr), nr));
             }
-            nr += 1;
         }
-        None
-    }
-
-    /// The free blocks of `order`.
-    pub(crate) fn of_order(&self, order: usize) -> impl Iterator<Item = Node> {
-        let bits = FRAMES >> order;
-        (bits..2 * bits).map(Node).filter(|&node| self.test(node))
-    }
-
-    /// Whether a free block holds the block `node` of `order`, or is it.
-    #[inline]
-    pub(crate) const fn is_held(&self, node: Node, order: usize) -> bool {
-        let number = node.0;
-        let words = &self.0;
-        // One after the other, down to blocks of 16 frames; the first word has all that are larger.
-        let (found, number) = match order {
-            0 => (
-                self.bit(number)
-                    | self.bit(number >> 1)
-                    | self.bit(number >> 2)
-                    | self.bit(number >> 3),
-                number >> 4,
-            ),
-            1 => (
-                self.bit(number) | self.bit(number >> 1) | self.bit(number >> 2),
-                number >> 3,
-            ),
-            2 => (self.bit(number) | self.bit(number >> 1), number >> 2),
-            3 => (self.bit(number), number >> 1),
-            _ => (0, number),
-        };
-        found | words[0] & AROUND[number % WORD_BITS] != 0
-    }
-
-    /// Whether the block `node` of `order` holds a free block, itself not counted.
-    #[inline]
-    pub(crate) fn holds(&self, node: Node, order: usize) -> bool {
-        (1..=order).any(|depth| {
-            let (first, bits) = (node.0 << depth, 1 << depth);
-            if bits < WORD_BITS {
-                let mask = ((1 << bits) - 1) << (first % WORD_BITS);
-                return self.0[first / WORD_BITS % NR_WORDS] & mask != 0;
-            }
-            let words = first / WORD_BITS..(first + bits) / WORD_BITS;
-            self.0[words].iter().any(|word| *word != 0)
-        })
     }
 }

@@ -1,7 +1,6 @@
-//! Splitting and merging. Linux: mm/page_alloc.c.
+//! What is free, and how frames come back. Linux: mm/page_alloc.c.
 
 use kmm_frame::{MemMap, MigrateType, NR_ORDERS, Order, PageFlags, Pfn, PfnRange};
-use kmm_host::AllocError;
 
 use crate::areas::FreeAreas;
 use crate::{FreeBits, FreeError, Pageblocks};
@@ -16,7 +15,9 @@ pub struct Buddy {
     range: PfnRange,
     map: MemMap,
     areas: FreeAreas,
-    nr_free_pages: usize,
+    /// Pageblocks of [`MigrateType::HighAtomic`].
+    nr_reserved: usize,
+    pub(crate) nr_fallbacks: u64,
 }
 
 /// A block that is free.
@@ -37,16 +38,18 @@ impl FreeBlock {
 }
 
 impl Buddy {
-    /// How many [`FreeBits`] a zone of the frames of `range` wants: one for each pageblock, and some more.
+    /// How many [`FreeBits`] a zone of the frames of `range` wants: one for two pageblocks, and some more.
     #[must_use]
     pub const fn storage_for(range: PfnRange) -> usize {
         FreeAreas::storage_for(range)
     }
 
-    /// A zone of the frames of `range` that have a descriptor in `map`; none of them is free yet. `None` if `storage` has
-    /// less than [`Buddy::storage_for`] says for them; what it holds does not matter.
+    /// A zone of the frames of `range` that have a descriptor in `map`; none of them is free yet.
     ///
-    /// `range` may start and end anywhere. Two zones must not share a frame.
+    /// `range` may start and end anywhere. Two zones must not share a frame. What `storage` holds does not matter.
+    ///
+    /// `None` if `storage` has less than [`Buddy::storage_for`] says for these frames, if `pageblocks` do not have them
+    /// all, or if they are 2^32 or more.
     #[must_use]
     pub fn new(
         range: PfnRange,
@@ -54,38 +57,16 @@ impl Buddy {
         storage: &'static mut [FreeBits],
         pageblocks: Pageblocks,
     ) -> Option<Self> {
-        let _ = pageblocks;
         let range = range.intersect(map.range());
-        Some(Self {
+        let mut buddy = Self {
             range,
             map,
-            areas: FreeAreas::new(range, storage)?,
-            nr_free_pages: 0,
-        })
-    }
-
-    /// Takes a block of `order` out, splitting a larger one if need be: the lowest part of the lowest block of the smallest
-    /// order that fits.
-    ///
-    /// Linux: `__rmqueue_smallest` and `expand`, mm/page_alloc.c.
-    ///
-    /// # Context
-    /// Does not sleep. The zone lock is held: that is what `&mut self` says.
-    ///
-    /// # Errors
-    /// [`AllocError::OutOfMemory`] if no block of `order` or above is free; nothing has changed then.
-    pub fn take(&mut self, order: Order, kind: MigrateType) -> Result<Pfn, AllocError> {
-        let _ = kind;
-        let from = self
-            .areas
-            .smallest_nonempty(order)
-            .ok_or(AllocError::OutOfMemory)?;
-        let block = self
-            .areas
-            .split(from, order)
-            .ok_or(AllocError::OutOfMemory)?;
-        self.nr_free_pages -= order.nr_pages();
-        Ok(block)
+            areas: FreeAreas::new(range, storage, pageblocks)?,
+            nr_reserved: 0,
+            nr_fallbacks: 0,
+        };
+        buddy.nr_reserved = buddy.count_reserved();
+        Some(buddy)
     }
 
     /// Takes a block back and merges it with its buddy as often as that is free too.
@@ -100,7 +81,6 @@ impl Buddy {
     #[inline]
     pub fn put(&mut self, pfn: Pfn, order: Order) -> Result<(), FreeError> {
         self.check_put(pfn, order)?;
-        self.nr_free_pages += order.nr_pages();
         self.areas.merge(pfn, order);
         Ok(())
     }
@@ -116,74 +96,20 @@ impl Buddy {
         pages: impl IntoIterator<Item = Pfn>,
         mut refused: impl FnMut(Pfn, FreeError),
     ) {
-        // Each by itself. Merging a batch one order after the other, without branches, was slower: 18 ns a page and not 14
-        // when 1 GiB goes back at random.
+        let (mut word, mut frames) = (0, 0);
         for pfn in pages {
-            if let Err(why) = self.put_page(pfn) {
+            if let Err(why) = self.check_page(pfn) {
                 refused(pfn, why);
-            }
-        }
-    }
-
-    /// Takes up to `most` single frames, as many as there are; how many were given to `sink`.
-    ///
-    /// They come from the fragments of one pageblock after the other, small ones first; a whole pageblock is broken only
-    /// when there are no fragments. Among equals the lowest goes first.
-    ///
-    /// Linux: `rmqueue_bulk`, mm/page_alloc.c.
-    ///
-    /// # Context
-    /// Does not sleep. The zone lock is held: that is what `&mut self` says.
-    pub fn take_pages(
-        &mut self,
-        most: usize,
-        kind: MigrateType,
-        mut sink: impl FnMut(Pfn),
-    ) -> usize {
-        let _ = kind;
-        let most = most.min(self.nr_free_pages);
-        let mut left = most;
-        while left > 0 {
-            if let Some(pageblock) = self.areas.first_fragmented() {
-                left -= self.areas.take_frames(pageblock, left, &mut sink);
                 continue;
             }
-            let whole = self.areas.smallest_nonempty(Order::PAGEBLOCK);
-            let Some((order, pfn)) =
-                whole.and_then(|order| Some((order, self.areas.split(order, order)?)))
-            else {
-                break;
-            };
-            let count = left.min(order.nr_pages());
-            if count == order.nr_pages() {
-                PfnRange::with_len(pfn, count).iter().for_each(&mut sink);
-            } else {
-                self.areas.cut(pfn, order.index(), count, &mut sink);
+            let (nr, bit) = self.areas.place(pfn);
+            if nr != word || frames >> bit & 1 != 0 {
+                self.put_frames(word, frames, &mut refused);
+                (word, frames) = (nr, 0);
             }
-            left -= count;
+            frames |= 1 << bit;
         }
-        self.nr_free_pages -= most - left;
-        most - left
-    }
-
-    /// Takes up to `most` blocks of `order`, as [`Buddy::take`] does one after the other; how many were given to `sink`.
-    ///
-    /// # Context
-    /// Does not sleep. The zone lock is held: that is what `&mut self` says.
-    pub fn take_blocks(
-        &mut self,
-        order: Order,
-        most: usize,
-        kind: MigrateType,
-        mut sink: impl FnMut(Pfn),
-    ) -> usize {
-        for count in 0..most {
-            match self.take(order, kind) {
-                Ok(pfn) => sink(pfn),
-                Err(_) => return count,
-            }
-        }
-        most
+        self.put_frames(word, frames, &mut refused);
     }
 
     /// Takes blocks of `order` back, as [`Buddy::put`] does one after the other; what is refused goes to `refused`.
@@ -205,21 +131,14 @@ impl Buddy {
 
     /// Gives the zone frames of its range that it never had, as the largest blocks that alignment allows.
     ///
-    /// Linux: `__free_pages_memory`, mm/memblock.c. O(n) in frames: every descriptor is read.
+    /// Linux: `__free_pages_memory`, mm/memblock.c. O(n) in pageblocks: no descriptor is read but by debug builds.
     ///
     /// # Errors
-    /// A [`FreeError`] if one of the frames lies outside the zone, is free already or is reserved; nothing has changed
-    /// then.
+    /// A [`FreeError`] if one of the frames lies outside the zone or is free already, or in debug builds, if it is
+    /// reserved; nothing has changed then.
     pub fn add_free_range(&mut self, range: PfnRange) -> Result<(), FreeError> {
-        if !self.range.contains_range(range) {
-            return Err(FreeError::OutsideZone);
-        }
-        if blocks_of(range).any(|block| self.areas.overlaps(block.pfn, block.order)) {
-            return Err(FreeError::AlreadyFree);
-        }
-        self.check_reserved(range)?;
+        self.check_new(range)?;
         for block in blocks_of(range) {
-            self.nr_free_pages += block.order.nr_pages();
             self.areas.merge(block.pfn, block.order);
         }
         Ok(())
@@ -231,22 +150,68 @@ impl Buddy {
         self.range
     }
 
-    /// How many frames are free. Linux: `NR_FREE_PAGES`.
+    /// How many frames are free and may be allocated: all but those that are isolated. Linux: `NR_FREE_PAGES`.
     #[must_use]
+    #[inline]
     pub const fn nr_free_pages(&self) -> usize {
-        self.nr_free_pages
+        use MigrateType::{Cma, HighAtomic, Movable, Reclaimable, Unmovable};
+        self.nr_free_pages_of(Unmovable)
+            + self.nr_free_pages_of(Movable)
+            + self.nr_free_pages_of(Reclaimable)
+            + self.nr_free_pages_of(HighAtomic)
+            + self.nr_free_pages_of(Cma)
     }
 
-    /// How many blocks of exactly `order` are free. Linux: `free_area::nr_free`.
+    /// How many frames of a type are free. O(1).
     #[must_use]
-    pub const fn nr_free(&self, order: Order) -> usize {
-        self.areas.nr_free(order)
+    #[inline]
+    pub const fn nr_free_pages_of(&self, kind: MigrateType) -> usize {
+        self.areas.nr_pages(kind)
     }
 
-    /// Whether [`Buddy::take`] would find a block of `order`.
+    /// How many blocks of exactly `order` are free, of all types. O(1). Linux: `free_area::nr_free`.
     #[must_use]
-    pub fn has_free(&self, order: Order) -> bool {
-        self.areas.smallest_nonempty(order).is_some()
+    pub fn nr_free(&self, order: Order) -> usize {
+        let of = |kind: MigrateType| self.areas.nr_free(kind, order);
+        MigrateType::ALL.into_iter().map(of).sum()
+    }
+
+    /// How many blocks are free, by type and order. O(1). Linux: `pagetypeinfo_showfree_print`, mm/vmstat.c.
+    #[must_use]
+    pub fn nr_free_by_type(&self) -> [[usize; NR_ORDERS]; MigrateType::COUNT] {
+        let mut counts = [[0; NR_ORDERS]; MigrateType::COUNT];
+        for (kind, row) in MigrateType::ALL.into_iter().zip(&mut counts) {
+            for (order, count) in Order::all().zip(row) {
+                *count = self.areas.nr_free(kind, order);
+            }
+        }
+        counts
+    }
+
+    /// How often a pageblock changed its type.
+    #[must_use]
+    pub const fn nr_type_changes(&self) -> u64 {
+        self.areas.nr_type_changes()
+    }
+
+    /// How often a request got a block of another type than its own. Linux: the trace event `mm_page_alloc_extfrag`.
+    #[must_use]
+    pub const fn nr_fallbacks(&self) -> u64 {
+        self.nr_fallbacks
+    }
+
+    /// The type of the pageblock of a frame; `None` for frames outside the zone.
+    #[must_use]
+    pub fn type_of(&self, pfn: Pfn) -> Option<MigrateType> {
+        let is_ours = self.range.contains(pfn);
+        is_ours.then(|| self.areas.kind(self.areas.slot(pfn)))
+    }
+
+    /// Changes the type of the pageblock of a frame, what is free in it included; the type before, or `None` for frames
+    /// outside the zone. Linux: `set_pageblock_migratetype`, `move_freepages_block`.
+    pub fn set_type(&mut self, pfn: Pfn, kind: MigrateType) -> Option<MigrateType> {
+        let is_ours = self.range.contains(pfn);
+        is_ours.then(|| self.set_kind(self.areas.slot(pfn), kind))
     }
 
     /// Whether any of the frames of `range` is free. O(n) in blocks of `range`.
@@ -269,52 +234,73 @@ impl Buddy {
 
     /// Every free block, small ones first, and those of an order by address.
     pub fn free_blocks(&self) -> impl Iterator<Item = FreeBlock> {
-        Order::all().flat_map(|order| {
-            self.areas
-                .blocks(order)
-                .map(move |pfn| FreeBlock { pfn, order })
+        Order::all().flat_map(move |order| {
+            let slots = 0..self.areas.nr_slots();
+            let blocks = slots.flat_map(move |slot| self.areas.blocks_in(slot, order));
+            blocks.map(move |pfn| FreeBlock { pfn, order })
         })
     }
 
-    /// How many blocks are free, by the type of the pageblock that they start in, and order. O(n) in free blocks.
-    ///
-    /// Blocks outside `pageblocks` are not counted. Linux: `pagetypeinfo_showfree_print`, mm/vmstat.c.
-    #[must_use]
-    pub fn nr_free_by_type(
-        &self,
-        pageblocks: &Pageblocks,
-    ) -> [[usize; NR_ORDERS]; MigrateType::COUNT] {
-        let mut counts = [[0; NR_ORDERS]; MigrateType::COUNT];
-        for block in self.free_blocks() {
-            if let Some(kind) = pageblocks.type_of(block.pfn) {
-                counts[kind.index()][block.order.index()] += 1;
-            }
-        }
-        counts
+    pub(crate) const fn nr_reserved(&self) -> usize {
+        self.nr_reserved
+    }
+
+    pub(crate) fn set_kind(&mut self, slot: usize, kind: MigrateType) -> MigrateType {
+        let before = self.areas.set_kind(slot, kind);
+        self.nr_reserved += usize::from(kind == MigrateType::HighAtomic);
+        self.nr_reserved -= usize::from(before == MigrateType::HighAtomic);
+        before
     }
 
     pub(crate) const fn areas(&self) -> &FreeAreas {
         &self.areas
     }
 
-    #[cfg(test)]
     pub(crate) const fn areas_mut(&mut self) -> &mut FreeAreas {
         &mut self.areas
     }
 
+    /// Whether frames may be given to the zone.
+    pub(crate) fn check_new(&self, range: PfnRange) -> Result<(), FreeError> {
+        if !self.range.contains_range(range) {
+            return Err(FreeError::OutsideZone);
+        }
+        if blocks_of(range).any(|block| self.areas.overlaps(block.pfn, block.order)) {
+            return Err(FreeError::AlreadyFree);
+        }
+        if cfg!(debug_assertions) {
+            self.check_reserved(range)?;
+        }
+        Ok(())
+    }
+
     #[inline]
-    fn put_page(&mut self, pfn: Pfn) -> Result<(), FreeError> {
+    fn check_page(&self, pfn: Pfn) -> Result<(), FreeError> {
         if !self.range.contains(pfn) {
             return Err(FreeError::OutsideZone);
         }
         if cfg!(debug_assertions) {
             self.check_put(pfn, Order::ZERO)?;
         }
-        if !self.areas.add_frame(pfn) {
-            return Err(FreeError::AlreadyFree);
-        }
-        self.nr_free_pages += 1;
         Ok(())
+    }
+
+    /// Adds the frames of a word.
+    #[inline]
+    fn put_frames(&mut self, word: usize, frames: u64, refused: &mut impl FnMut(Pfn, FreeError)) {
+        let mut twice = match frames {
+            0 => 0,
+            _ if frames.is_power_of_two() => {
+                let is_new = self.areas.add_frame(word, frames.trailing_zeros() as usize);
+                if is_new { 0 } else { frames }
+            }
+            _ => self.areas.add_frames(word, frames),
+        };
+        while twice != 0 {
+            let pfn = self.areas.frame_at(word, twice.trailing_zeros() as usize);
+            refused(pfn, FreeError::AlreadyFree);
+            twice &= twice - 1;
+        }
     }
 
     #[inline]

@@ -2,10 +2,10 @@
 
 use core::fmt;
 
-use kmm_frame::{MAX_ORDER, NR_ORDERS, Order, Pfn, PfnRange};
+use kmm_frame::{MAX_ORDER, MigrateType, NR_ORDERS, Order, Pfn, PfnRange};
 
 use crate::areas::FreeAreas;
-use crate::bits::Node;
+use crate::bits::{FRAMES, WORD_BITS};
 use crate::{Buddy, FreeBlock};
 
 /// What [`Buddy::validate`] found wrong: which invariant of MODEL.md does not hold, and where.
@@ -18,12 +18,17 @@ pub enum Broken {
     Overlap(FreeBlock),
     /// A block and its buddy are both free and were not merged (INV-4).
     Unmerged(FreeBlock),
-    /// The summary says that a pageblock has a free block of this order, or that it has none, and is wrong (INV-5).
-    WrongSummary(Pfn, Order),
-    /// The number of free blocks of an order differs from what is counted (INV-5).
-    WrongCount(Order),
-    /// The number of free frames differs from the blocks (INV-5).
-    WrongTotal,
+    /// The number of blocks of an order in a pageblock differs from its frames (INV-2).
+    WrongState(Pfn, Order),
+    /// The summary says that a pageblock of a type has a free block of this order, or that it has none, and is wrong
+    /// (INV-5, INV-6).
+    WrongSummary(Pfn, MigrateType, Order),
+    /// The number of free blocks of a type and order differs from what is counted (INV-5).
+    WrongCount(MigrateType, Order),
+    /// The number of free frames of a type differs from the blocks (INV-5).
+    WrongTotal(MigrateType),
+    /// The number of pageblocks that are kept back differs from the types (INV-5).
+    WrongReserve,
 }
 
 impl fmt::Display for Broken {
@@ -36,16 +41,31 @@ impl fmt::Display for Broken {
                 write!(f, "block {} of order {} is free twice", b.pfn, b.order)
             }
             Self::Unmerged(b) => write!(f, "block {} of order {} is unmerged", b.pfn, b.order),
-            Self::WrongSummary(pfn, order) => {
-                write!(f, "pageblock {pfn} and the summary of order {order} differ")
+            Self::WrongState(pfn, order) => {
+                write!(
+                    f,
+                    "blocks of order {order} in pageblock {pfn} are miscounted"
+                )
             }
-            Self::WrongCount(order) => write!(f, "blocks of order {order} are miscounted"),
-            Self::WrongTotal => f.write_str("free frames are miscounted"),
+            Self::WrongSummary(pfn, kind, order) => {
+                write!(
+                    f,
+                    "pageblock {pfn} and the summary of {kind:?} order {order} differ"
+                )
+            }
+            Self::WrongCount(kind, order) => {
+                write!(f, "{kind:?} blocks of order {order} are miscounted")
+            }
+            Self::WrongTotal(kind) => write!(f, "{kind:?} free frames are miscounted"),
+            Self::WrongReserve => f.write_str("pageblocks of the reserve are miscounted"),
         }
     }
 }
 
 impl core::error::Error for Broken {}
+
+/// Blocks by order, or by type and order.
+type Tally = [usize; NR_ORDERS];
 
 impl Buddy {
     /// Looks at every bit of the zone. O(n) in frames.
@@ -54,9 +74,8 @@ impl Buddy {
     /// The first violation found.
     pub fn validate(&self) -> Result<(), Broken> {
         self.areas().validate(self.range())?;
-        let free_pages = |order: Order| self.nr_free(order) * order.nr_pages();
-        if Order::all().map(free_pages).sum::<usize>() != self.nr_free_pages() {
-            return Err(Broken::WrongTotal);
+        if self.count_reserved() != self.nr_reserved() {
+            return Err(Broken::WrongReserve);
         }
         Ok(())
     }
@@ -64,63 +83,120 @@ impl Buddy {
 
 impl FreeAreas {
     fn validate(&self, zone: PfnRange) -> Result<(), Broken> {
-        let mut counts = [0; NR_ORDERS];
+        let mut counts = [[0; NR_ORDERS]; MigrateType::COUNT];
         for slot in 0..self.nr_slots() {
-            self.validate_pageblock(slot, zone, &mut counts)?;
+            self.validate_frames(slot, zone)?;
+            self.validate_whole(slot, zone)?;
+            self.validate_summary(slot)?;
+            let of_kind = &mut counts[self.kind(slot).index()];
+            for (order, count) in of_kind.iter_mut().enumerate() {
+                *count += self.state(slot).count(order);
+            }
         }
-        for order in Order::all() {
-            if counts[order.index()] != self.nr_free(order) || !self.is_counted(order) {
-                return Err(Broken::WrongCount(order));
+        for (kind, counts) in MigrateType::ALL.into_iter().zip(counts) {
+            for (order, count) in Order::all().zip(counts) {
+                let is_sound = self.summary().is_sound(kind, order.index());
+                if count != self.nr_free(kind, order) || !is_sound {
+                    return Err(Broken::WrongCount(kind, order));
+                }
+            }
+            let pages = counts
+                .iter()
+                .enumerate()
+                .map(|(order, count)| count << order);
+            if pages.sum::<usize>() != self.nr_pages(kind) {
+                return Err(Broken::WrongTotal(kind));
             }
         }
         Ok(())
     }
 
-    fn validate_pageblock(
-        &self,
-        slot: usize,
-        zone: PfnRange,
-        counts: &mut [usize; NR_ORDERS],
-    ) -> Result<(), Broken> {
-        for order in Order::all() {
-            let mut count = 0;
-            for pfn in self.blocks_in(slot, order) {
-                let block = FreeBlock { pfn, order };
-                if !zone.contains_range(block.range()) {
-                    return Err(Broken::Misplaced(block));
-                }
-                if self.is_in_another(slot, block) {
-                    return Err(Broken::Overlap(block));
-                }
-                if order != MAX_ORDER && self.has_block(pfn.buddy(order), order) {
-                    return Err(Broken::Unmerged(block));
-                }
-                count += 1;
+    /// The bits of frames against the numbers of blocks, by trying all blocks.
+    fn validate_frames(&self, slot: usize, zone: PfnRange) -> Result<(), Broken> {
+        let (start, state) = (self.start_of(slot), self.state(slot));
+        let mut tally: Tally = [0; NR_ORDERS];
+        let mut at = 0;
+        while state.is_known() && at < FRAMES {
+            let Some(order) = self.largest_at(slot, at) else {
+                at += 1;
+                continue;
+            };
+            let pfn = start + at;
+            let block = FreeBlock { pfn, order };
+            if state.is_whole() {
+                return Err(Broken::Overlap(block));
             }
-            if self.is_summarised(slot, order) != (count > 0) {
-                return Err(Broken::WrongSummary(self.start_of(slot), order));
+            if order == Order::PAGEBLOCK {
+                return Err(Broken::Unmerged(block));
             }
-            counts[order.index()] += count;
+            if !zone.contains_range(block.range()) {
+                return Err(Broken::Misplaced(block));
+            }
+            tally[order.index()] += 1;
+            at += order.nr_pages();
+        }
+        for order in Order::ZERO.up_to(Order::PAGEBLOCK) {
+            if tally[order.index()] != state.count(order.index()) {
+                return Err(Broken::WrongState(start, order));
+            }
         }
         Ok(())
     }
 
-    /// Whether a larger free block holds this one.
-    fn is_in_another(&self, slot: usize, block: FreeBlock) -> bool {
-        let order = block.order.index();
-        match block.order {
-            MAX_ORDER => false,
-            Order::PAGEBLOCK => self.is_summarised(slot & !1, MAX_ORDER),
-            _ => {
-                let parent = Node::of(block.pfn, order).parent();
-                self.is_whole(slot) || self.bits(slot).is_held(parent, order + 1)
+    /// Pageblocks that are free as a whole, and pairs of them.
+    fn validate_whole(&self, slot: usize, zone: PfnRange) -> Result<(), Broken> {
+        let (pfn, state) = (self.start_of(slot), self.state(slot));
+        let is_alone = |slot: usize| self.state(slot).count(Order::PAGEBLOCK.index()) != 0;
+        let is_pair = |slot: usize| self.state(slot).count(MAX_ORDER.index()) != 0;
+        for (order, is_there) in [
+            (Order::PAGEBLOCK, is_alone(slot)),
+            (MAX_ORDER, is_pair(slot)),
+        ] {
+            let block = FreeBlock { pfn, order };
+            if is_there && !(pfn.is_aligned(order) && zone.contains_range(block.range())) {
+                return Err(Broken::Misplaced(block));
             }
         }
+        let same_kind = self.kind(slot) == self.kind(slot ^ 1);
+        let order = Order::PAGEBLOCK;
+        if is_alone(slot) && is_alone(slot ^ 1) && same_kind {
+            return Err(Broken::Unmerged(FreeBlock { pfn, order }));
+        }
+        let is_upper_half = slot % 2 == 1 && is_pair(slot - 1);
+        let in_two = is_upper_half && (is_alone(slot) || !same_kind);
+        if in_two || is_alone(slot) && is_pair(slot) {
+            return Err(Broken::Overlap(FreeBlock { pfn, order }));
+        }
+        if is_upper_half != state.is_upper() {
+            return Err(Broken::WrongState(pfn, MAX_ORDER));
+        }
+        Ok(())
     }
 
-    fn has_block(&self, pfn: Pfn, order: Order) -> bool {
-        let slot = self.slot(pfn);
-        self.blocks_in(slot, order).any(|other| other == pfn)
+    fn validate_summary(&self, slot: usize) -> Result<(), Broken> {
+        for kind in MigrateType::ALL {
+            for order in Order::all() {
+                let has = self.state(slot).count(order.index()) != 0;
+                let expected = has && kind == self.kind(slot);
+                if self.summary().test(kind, slot, order.index()) != expected {
+                    return Err(Broken::WrongSummary(self.start_of(slot), kind, order));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The largest aligned block of free frames that begins at a frame of a pageblock.
+    fn largest_at(&self, slot: usize, at: usize) -> Option<Order> {
+        let is_free = |at: usize| self.word(slot, at / WORD_BITS) >> (at % WORD_BITS) & 1 != 0;
+        let fits = |order: &Order| {
+            let size = order.nr_pages();
+            at % size == 0 && (at..at + size).all(is_free)
+        };
+        Order::ZERO
+            .up_to_max()
+            .take_while(|order| *order <= Order::PAGEBLOCK && fits(order))
+            .last()
     }
 }
 
@@ -135,7 +211,8 @@ mod tests {
     use kmm_frame::{MemMap, Page, PageFlags};
 
     use super::*;
-    use crate::{FreeBits, Pageblocks};
+    use crate::state::State;
+    use crate::{FreeBits, Pageblock, Pageblocks};
 
     /// 4096 frames: 32 from 0, 8 from 40, 8 from 56, and all from 1024 on are free.
     fn sound() -> Buddy {
@@ -146,7 +223,11 @@ mod tests {
             .iter()
             .for_each(|pfn| map.page(pfn).clear(PageFlags::RESERVED));
         let storage = vec![FreeBits::EMPTY; Buddy::storage_for(range)];
-        let mut buddy = Buddy::new(range, map, storage.leak(), Pageblocks::EMPTY).unwrap();
+        let types: Vec<Pageblock> = (0..Pageblocks::count_for(range))
+            .map(|_| Pageblock::new())
+            .collect();
+        let types = Pageblocks::new(range, types.leak()).unwrap();
+        let mut buddy = Buddy::new(range, map, storage.leak(), types).unwrap();
         for (start, end) in [(0, 32), (40, 48), (56, 64), (1024, 4096)] {
             let range = PfnRange::new(Pfn::new(start), Pfn::new(end));
             buddy.add_free_range(range).unwrap();
@@ -162,59 +243,104 @@ mod tests {
         }
     }
 
-    /// Frees a block that is not, or the other way round, and tells nobody.
-    fn flip(areas: &mut FreeAreas, pfn: usize, order: usize) {
-        let (pfn, slot) = (Pfn::new(pfn), areas.slot(Pfn::new(pfn)));
-        if order >= Order::PAGEBLOCK.index() {
-            return areas.summary_mut().set(slot, order);
-        }
-        let node = Node::of(pfn, order);
-        let bits = areas.bits_mut(slot);
-        if bits.test(node) {
-            bits.unset(node);
-        } else {
-            bits.set(node);
-        }
+    /// Frees a frame that is not, or the other way round, and tells nobody.
+    fn flip(areas: &mut FreeAreas, pfn: usize) {
+        let (word, bit) = areas.place(Pfn::new(pfn));
+        areas.flip(word, bit);
     }
 
     #[test]
     fn validate_finds_what_is_spoiled() {
+        use MigrateType::{Cma, Movable};
         type Spoil = Box<dyn Fn(&mut FreeAreas)>;
-        let flipped = |pfn, order| -> Spoil { Box::new(move |areas| flip(areas, pfn, order)) };
-        let summary = |order: Order| Broken::WrongSummary(Pfn::ZERO, order);
-        let cases: [(Spoil, Broken); 11] = [
-            // A frame of a free block, and a block that holds free blocks.
-            (flipped(7, 0), Broken::Overlap(block(7, 0))),
-            (flipped(32, 5), Broken::Overlap(block(40, 3))),
-            (flipped(2560, 9), Broken::Overlap(block(2560, 9))),
-            (flipped(0, 9), Broken::Overlap(block(40, 3))),
-            (flipped(0, 10), Broken::Overlap(block(40, 3))),
-            (flipped(1024, 3), Broken::Overlap(block(1024, 3))),
-            (flipped(512, 9), Broken::WrongCount(Order::PAGEBLOCK)),
-            (flipped(48, 3), Broken::Unmerged(block(48, 3))),
-            // Bits that the counts and the summary know nothing of.
+        let flipped = |pfn| -> Spoil { Box::new(move |areas| flip(areas, pfn)) };
+        let at = |slot, change: fn(State) -> State| -> Spoil {
+            Box::new(move |areas| areas.set_state(slot, change(areas.state(slot))))
+        };
+        let summary = |slot, order: u8| -> Spoil {
+            Box::new(move |areas| areas.summary_mut().set(Movable, slot, usize::from(order)))
+        };
+        let order = |order| block(0, order).order;
+        let (first, second) = (Pfn::ZERO, Pfn::new(512));
+        let cases: [(Spoil, Broken); 13] = [
+            // Frames against the numbers of blocks.
+            (flipped(7), Broken::WrongState(first, order(0))),
+            (flipped(48), Broken::WrongState(first, order(0))),
             (
-                flipped(600, 3),
-                Broken::WrongSummary(Pfn::new(512), block(0, 3).order),
+                at(0, |state| state.plus(3)),
+                Broken::WrongState(first, order(3)),
             ),
-            (flipped(100, 3), Broken::WrongCount(block(0, 3).order)),
-            (flipped(0, 5), summary(block(0, 5).order)),
+            (
+                at(0, |state| state.minus(5)),
+                Broken::WrongState(first, order(5)),
+            ),
+            // A frame of a block that is more than a pageblock, once in its lower and once in its upper half.
+            (flipped(1027), Broken::Overlap(block(1027, 0))),
+            (flipped(1536), Broken::Overlap(block(1536, 0))),
+            // Whole pageblocks that are not.
+            (at(0, |state| state.plus(9)), Broken::Overlap(block(0, 5))),
+            (
+                at(1, |state| state.plus(9)),
+                Broken::WrongSummary(second, Movable, order(9)),
+            ),
+            (
+                at(1, State::with_upper),
+                Broken::WrongState(second, MAX_ORDER),
+            ),
+            (
+                at(3, |state| state.plus(9)),
+                Broken::Overlap(block(1536, 9)),
+            ),
+            (
+                at(3, State::without_upper),
+                Broken::WrongState(Pfn::new(1536), MAX_ORDER),
+            ),
+            // Summaries.
+            (
+                summary(0, 4),
+                Broken::WrongSummary(first, Movable, order(4)),
+            ),
+            (
+                Box::new(|areas| areas.summary_mut().set(Cma, 0, 3)),
+                Broken::WrongSummary(first, Cma, order(3)),
+            ),
         ];
-        for (spoil, expected) in cases {
+        for (nr, (spoil, expected)) in cases.into_iter().enumerate() {
             let mut buddy = sound();
             spoil(buddy.areas_mut());
-            assert_eq!(buddy.validate(), Err(expected));
+            assert_eq!(buddy.validate(), Err(expected), "{nr}");
         }
         let mut buddy = sound();
         buddy.areas_mut().summary_mut().spoil();
-        assert_eq!(buddy.validate(), Err(Broken::WrongCount(Order::ZERO)));
+        let found = buddy.validate();
+        assert_eq!(found, Err(Broken::WrongCount(Movable, Order::ZERO)));
+        let mut buddy = sound();
+        buddy.areas_mut().forget_pages(Movable, 1);
+        assert_eq!(buddy.validate(), Err(Broken::WrongTotal(Movable)));
+        let mut buddy = sound();
+        buddy.areas_mut().set_kind(0, MigrateType::HighAtomic);
+        assert_eq!(buddy.validate(), Err(Broken::WrongReserve));
+    }
+
+    #[test]
+    fn twins_that_are_free_are_one_block() {
+        let mut buddy = sound();
+        buddy.set_type(Pfn::new(1024), MigrateType::Cma);
+        buddy.validate().unwrap();
+        assert_eq!(buddy.nr_free(Order::PAGEBLOCK), 2);
+        buddy.areas_mut().retype(2, MigrateType::Movable);
+        let found = buddy.validate();
+        assert_eq!(found, Err(Broken::Unmerged(block(1024, 9))));
     }
 
     #[test]
     fn blocks_beyond_the_zone_are_found() {
         let mut buddy = sound();
-        let cut = PfnRange::new(Pfn::ZERO, Pfn::new(4095));
-        let found = buddy.areas_mut().validate(cut);
-        assert_eq!(found, Err(Broken::Misplaced(block(3072, 10))));
+        let cut = |end| PfnRange::new(Pfn::ZERO, Pfn::new(end));
+        let areas = buddy.areas_mut();
+        let whole = areas.validate(cut(4095));
+        assert_eq!(whole, Err(Broken::Misplaced(block(3072, 10))));
+        let small = areas.validate(cut(60));
+        assert_eq!(small, Err(Broken::Misplaced(block(56, 3))));
     }
 }

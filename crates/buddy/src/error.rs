@@ -1,4 +1,4 @@
-//! Why frames were not taken back.
+//! Why frames were not taken back, or not isolated.
 
 use core::fmt;
 
@@ -15,6 +15,30 @@ pub enum FreeError {
     /// A frame is reserved: it was never given to the allocator.
     Reserved,
 }
+
+/// Why a range of frames was not isolated. Nothing has changed then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ContigError {
+    /// There are no frames in it.
+    Empty,
+    /// A frame lies outside the zone, or has no descriptor.
+    OutsideZone,
+    /// A pageblock is isolated already, by another call.
+    Busy,
+}
+
+impl fmt::Display for ContigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "range without frames",
+            Self::OutsideZone => "frame outside the zone",
+            Self::Busy => "pageblock is isolated already",
+        })
+    }
+}
+
+impl core::error::Error for ContigError {}
 
 impl fmt::Display for FreeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,6 +3,8 @@
 //! A zone is cut into aligned blocks of [`Order::PAGEBLOCK`]; the first and the last may lie in it only in part, and two
 //! zones that meet inside a block have an entry for it each. One byte for each block, beside the descriptors: 4 KiB for
 //! 8 GiB.
+//!
+//! Only the allocator of the zone changes types, as the free blocks of a pageblock go with it; anyone may read them.
 
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
@@ -15,6 +17,8 @@ pub struct Pageblock(AtomicU8);
 
 /// The low bits are the type.
 const TYPE: u8 = 0b0111;
+/// Where the type from before is while the block is isolated.
+const BEFORE_SHIFT: u32 = 4;
 /// One of the frames, or more, is RAM.
 const PRESENT: u8 = 0b1000;
 
@@ -27,15 +31,22 @@ impl Pageblock {
         Self(AtomicU8::new(MigrateType::Movable as u8))
     }
 
+    #[inline]
     fn get(&self) -> (MigrateType, bool) {
         decode(self.0.load(Relaxed))
     }
 
-    /// Replaces the type and keeps the rest; the type before. Atomic.
-    fn swap(&self, kind: MigrateType) -> MigrateType {
-        let replace = |bits: u8| Some(bits & !TYPE | kind as u8);
-        let before = self.0.fetch_update(Relaxed, Relaxed, replace);
-        decode(before.unwrap_or_else(|unchanged| unchanged)).0
+    /// Replaces the type, of which an isolated block remembers the last. Atomic.
+    fn replace(&self, kind: MigrateType) {
+        let replace = |bits: u8| {
+            let last = match kind {
+                MigrateType::Isolate => (bits & TYPE) << BEFORE_SHIFT,
+                _ => 0,
+            };
+            Some(bits & PRESENT | kind as u8 | last)
+        };
+        // It never refuses.
+        let _ = self.0.fetch_update(Relaxed, Relaxed, replace);
     }
 }
 
@@ -46,9 +57,26 @@ impl Default for Pageblock {
 }
 
 /// Only types are stored, so every stored number is one.
-fn decode(bits: u8) -> (MigrateType, bool) {
-    let kind = MigrateType::from_index(usize::from(bits & TYPE)).unwrap_or(MigrateType::Movable);
-    (kind, bits & PRESENT != 0)
+const KINDS: [MigrateType; TYPE as usize + 1] = {
+    let mut kinds = [MigrateType::Movable; TYPE as usize + 1];
+    let mut nr = 0;
+    while nr < MigrateType::COUNT {
+        kinds[nr] = MigrateType::ALL[nr];
+        nr += 1;
+    }
+    kinds
+};
+
+#[inline]
+const fn decode(bits: u8) -> (MigrateType, bool) {
+    (KINDS[(bits & TYPE) as usize], bits & PRESENT != 0)
+}
+
+/// Whether blocks of this type merge with those of other such types, of the size of a pageblock and above.
+/// Linux: `migratetype_is_mergeable`.
+pub(crate) const fn is_mergeable(kind: MigrateType) -> bool {
+    use MigrateType::{Movable, Reclaimable, Unmovable};
+    matches!(kind, Unmovable | Movable | Reclaimable)
 }
 
 /// The pageblocks of one zone: a handle on storage that was handed in.
@@ -97,20 +125,13 @@ impl Pageblocks {
         }
     }
 
-    /// The type of the pageblock of a frame; `None` for frames outside the zone. Linux: `get_pageblock_migratetype`.
+    /// The type of the pageblock of a frame; `None` for frames outside the zone. [`crate::Buddy::set_type`] changes it.
+    /// Linux: `get_pageblock_migratetype`.
     #[must_use]
     pub fn type_of(&self, pfn: Pfn) -> Option<MigrateType> {
         self.range
             .contains(pfn)
             .then(|| self.blocks[self.slot(pfn)].get().0)
-    }
-
-    /// Changes the type of the pageblock of a frame; the type before, or `None` for frames outside the zone. Free blocks
-    /// stay on their lists. Linux: `set_pageblock_migratetype`.
-    pub fn set_type(&self, pfn: Pfn, kind: MigrateType) -> Option<MigrateType> {
-        self.range
-            .contains(pfn)
-            .then(|| self.blocks[self.slot(pfn)].swap(kind))
     }
 
     /// How many pageblocks with RAM there are of each type. O(n) in pageblocks. Linux: `pagetypeinfo_showblockcount`.
@@ -121,6 +142,37 @@ impl Pageblocks {
             counts[kind.index()] += usize::from(is_present);
         }
         counts
+    }
+
+    /// The frames that these are the pageblocks of.
+    pub(crate) const fn range(&self) -> PfnRange {
+        self.range
+    }
+
+    /// The number of the first pageblock, counted from frame 0.
+    pub(crate) const fn first(&self) -> usize {
+        number(self.range.start())
+    }
+
+    /// The type of a pageblock, counted from the first; what is outside is movable.
+    #[inline]
+    pub(crate) fn nth(&self, nr: usize) -> MigrateType {
+        self.blocks
+            .get(nr)
+            .map_or(MigrateType::Movable, |block| block.get().0)
+    }
+
+    /// Changes the type of a pageblock, counted from the first.
+    pub(crate) fn set_nth(&self, nr: usize, kind: MigrateType) {
+        if let Some(block) = self.blocks.get(nr) {
+            block.replace(kind);
+        }
+    }
+
+    /// What an isolated pageblock was before. It is counted from the first.
+    pub(crate) fn nth_before(&self, nr: usize) -> MigrateType {
+        let bits = self.blocks.get(nr).map_or(0, |block| block.0.load(Relaxed));
+        decode(bits >> BEFORE_SHIFT).0
     }
 
     /// The place of a frame of the zone.

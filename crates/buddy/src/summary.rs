@@ -1,9 +1,9 @@
-//! Which pageblocks have a free block of an order: for each order a tree of bits, 64 to a word. A block of a pageblock or
-//! more is nowhere else: one row has all that is to be known of 64 of them.
+//! Which pageblocks of a type have a free block of an order: for each type and order a tree of bits, 64 to a word.
 //!
-//! The words of all orders that speak of the same pageblocks lie side by side, in one row of 128 bytes.
+//! The words of all orders that speak of the same pageblocks lie side by side, in one row of 128 bytes; the rows of a type
+//! lie together.
 
-use kmm_frame::{MAX_ORDER, NR_ORDERS, Order};
+use kmm_frame::{MigrateType, NR_ORDERS, Order};
 
 use crate::bits::{FreeBits, NR_WORDS, WORD_BITS};
 
@@ -12,15 +12,17 @@ const MAX_LEVELS: usize = 8;
 
 const _: () = assert!(NR_ORDERS <= NR_WORDS);
 
-/// A tree of bits for each order, the lowest level first in `rows`.
+/// A tree of bits for each type and order, the lowest level first in the rows of each type.
 #[derive(Debug)]
 pub(crate) struct Summary {
     rows: &'static mut [FreeBits],
+    /// Rows of each type.
+    stride: usize,
     nr_levels: usize,
-    /// Where each level starts in `rows`.
+    /// Where each level starts in the rows of a type.
     starts: [usize; MAX_LEVELS],
-    /// Bit `n` is set while the tree of order `n` has a bit.
-    nonempty: u32,
+    /// By type. Bit `n` is set while the tree of order `n` has a bit.
+    nonempty: [u32; MigrateType::COUNT],
 }
 
 impl Summary {
@@ -32,7 +34,7 @@ impl Summary {
             level = level.div_ceil(WORD_BITS);
             sum += level;
         }
-        sum
+        MigrateType::COUNT * sum
     }
 
     /// Trees over `nr_blocks` pageblocks, none of which has anything; `rows` are clear, and as many as
@@ -40,7 +42,8 @@ impl Summary {
     pub(crate) fn new(nr_blocks: usize, rows: &'static mut [FreeBits]) -> Self {
         let (mut starts, mut nr_levels, mut start) = ([0; MAX_LEVELS], 0, 0);
         let mut level = nr_blocks;
-        while start < rows.len() {
+        let stride = rows.len() / MigrateType::COUNT;
+        while start < stride {
             level = level.div_ceil(WORD_BITS);
             starts[nr_levels] = start;
             start += level;
@@ -48,34 +51,37 @@ impl Summary {
         }
         Self {
             rows,
+            stride,
             nr_levels,
             starts,
-            nonempty: 0,
+            nonempty: [0; MigrateType::COUNT],
         }
     }
 
-    /// The orders of which there is a free block, as bits.
+    /// The orders of which there is a free block of a type, as bits.
     #[inline]
-    pub(crate) const fn nonempty(&self) -> u32 {
-        self.nonempty
+    pub(crate) const fn nonempty(&self, kind: MigrateType) -> u32 {
+        self.nonempty[kind.index()]
     }
 
-    /// Says that a pageblock has a free block of `order`.
+    /// Says that a pageblock of a type has a free block of `order`.
     #[inline]
-    pub(crate) fn set(&mut self, block: usize, order: usize) {
-        let word = &mut self.rows[block / WORD_BITS].0[order % NR_WORDS];
+    pub(crate) fn set(&mut self, kind: MigrateType, block: usize, order: usize) {
+        let first = self.stride * kind.index();
+        let word = &mut self.rows[first + block / WORD_BITS].0[order % NR_WORDS];
         let before = *word;
         *word |= 1 << (block % WORD_BITS);
         if before == 0 {
-            self.set_above(block / WORD_BITS, order);
+            self.set_above(kind, block / WORD_BITS, order);
         }
     }
 
     /// Not inlined, as are its like: the compiler would prepare all levels ahead of need.
     #[inline(never)]
-    fn set_above(&mut self, mut at: usize, order: usize) {
+    fn set_above(&mut self, kind: MigrateType, mut at: usize, order: usize) {
+        let first = self.stride * kind.index();
         for start in &self.starts[1..self.nr_levels.max(1)] {
-            let word = &mut self.rows[start + at / WORD_BITS].0[order % NR_WORDS];
+            let word = &mut self.rows[first + start + at / WORD_BITS].0[order % NR_WORDS];
             let before = *word;
             *word |= 1 << (at % WORD_BITS);
             if before != 0 {
@@ -83,99 +89,85 @@ impl Summary {
             }
             at /= WORD_BITS;
         }
-        self.nonempty |= 1 << order;
+        self.nonempty[kind.index()] |= 1 << order;
     }
 
-    /// Says that a pageblock has no free block of `order` any more.
+    /// Says that a pageblock of a type has no free block of `order` any more.
     #[inline]
-    pub(crate) fn clear(&mut self, block: usize, order: usize) {
-        let word = &mut self.rows[block / WORD_BITS].0[order % NR_WORDS];
+    pub(crate) fn clear(&mut self, kind: MigrateType, block: usize, order: usize) {
+        let first = self.stride * kind.index();
+        let word = &mut self.rows[first + block / WORD_BITS].0[order % NR_WORDS];
         *word &= !(1 << (block % WORD_BITS));
         if *word == 0 {
-            self.clear_above(block / WORD_BITS, order);
+            self.clear_above(kind, block / WORD_BITS, order);
         }
     }
 
     #[inline(never)]
-    fn clear_above(&mut self, mut at: usize, order: usize) {
+    fn clear_above(&mut self, kind: MigrateType, mut at: usize, order: usize) {
+        let first = self.stride * kind.index();
         for start in &self.starts[1..self.nr_levels.max(1)] {
-            let word = &mut self.rows[start + at / WORD_BITS].0[order % NR_WORDS];
+            let word = &mut self.rows[first + start + at / WORD_BITS].0[order % NR_WORDS];
             *word &= !(1 << (at % WORD_BITS));
             if *word != 0 {
                 return;
             }
             at /= WORD_BITS;
         }
-        self.nonempty &= !(1 << order);
+        self.nonempty[kind.index()] &= !(1 << order);
     }
 
-    /// The first pageblock that has a free block of `order`.
+    /// The first pageblock of a type that has a free block of `order`.
     #[inline]
-    pub(crate) fn first(&self, order: usize) -> Option<usize> {
-        self.descend(|row| row.0[order % NR_WORDS])
+    pub(crate) fn first(&self, kind: MigrateType, order: usize) -> Option<usize> {
+        self.descend(kind, |row| row.0[order % NR_WORDS])
     }
 
-    /// The first pageblock that has a free block smaller than itself.
+    /// The first pageblock of a type that has a free block smaller than itself.
     #[inline]
-    pub(crate) fn first_fragmented(&self) -> Option<usize> {
+    pub(crate) fn first_fragmented(&self, kind: MigrateType) -> Option<usize> {
         const SMALLER: usize = Order::PAGEBLOCK.index();
-        self.descend(|row| row.0[..SMALLER].iter().fold(0, |all, word| all | word))
+        self.descend(kind, |row| {
+            row.0[..SMALLER].iter().fold(0, |all, word| all | word)
+        })
     }
 
-    /// Whether a pageblock is said to have a free block of `order`.
+    /// Whether a pageblock is said to have a free block of `order`, and the type.
     #[inline]
-    pub(crate) fn test(&self, block: usize, order: usize) -> bool {
-        let row = &self.rows[block / WORD_BITS].0;
+    pub(crate) fn test(&self, kind: MigrateType, block: usize, order: usize) -> bool {
+        let row = &self.rows[self.stride * kind.index() + block / WORD_BITS].0;
         row[order % NR_WORDS] >> (block % WORD_BITS) & 1 != 0
     }
 
-    /// Whether a pageblock is free as a whole, or is half of a block that is.
-    #[inline]
-    pub(crate) fn is_whole(&self, block: usize) -> bool {
-        let row = &self.rows[block / WORD_BITS].0;
-        let bits = row[Order::PAGEBLOCK.index()] | both_halves(row[MAX_ORDER.index()]);
-        bits >> (block % WORD_BITS) & 1 != 0
-    }
-
-    /// Whether a frame of a pageblock, or of its twin if `order` is that of both, is free.
-    #[inline]
-    pub(crate) fn has_any(&self, block: usize, order: Order) -> bool {
-        let row = &self.rows[block / WORD_BITS].0;
-        let smaller = row[..MAX_ORDER.index()]
-            .iter()
-            .fold(0, |all, word| all | word);
-        let bits = smaller | both_halves(row[MAX_ORDER.index()]);
-        let mask = if order == MAX_ORDER { 0b11 } else { 0b1 };
-        bits >> (block % WORD_BITS) & mask != 0
-    }
-
     /// Whether each bit above the lowest level says what is below it.
-    pub(crate) fn is_sound(&self, order: usize) -> bool {
-        let top = self.rows.last().map_or(0, |row| row.0[order]);
-        if (top != 0) != (self.nonempty & 1 << order != 0) {
+    pub(crate) fn is_sound(&self, kind: MigrateType, order: usize) -> bool {
+        let rows = &self.rows[self.stride * kind.index()..][..self.stride];
+        let top = rows.last().map_or(0, |row| row.0[order]);
+        if (top != 0) != (self.nonempty(kind) & 1 << order != 0) {
             return false;
         }
         (1..self.nr_levels).all(|level| {
             let (below, here) = (self.starts[level - 1], self.starts[level]);
             (below..here).all(|row| {
                 let at = row - below;
-                let said = self.rows[here + at / WORD_BITS].0[order] >> (at % WORD_BITS) & 1;
-                (said != 0) == (self.rows[row].0[order] != 0)
+                let said = rows[here + at / WORD_BITS].0[order] >> (at % WORD_BITS) & 1;
+                (said != 0) == (rows[row].0[order] != 0)
             })
         })
     }
 
-    /// Says that a block of order 0 is free where none is.
+    /// Says that a movable block of order 0 is free where none is.
     #[cfg(test)]
     pub(crate) const fn spoil(&mut self) {
-        self.nonempty |= 1;
+        self.nonempty[MigrateType::Movable.index()] |= 1;
     }
 
     #[inline]
-    fn descend(&self, word_of: impl Fn(&FreeBits) -> u64) -> Option<usize> {
+    fn descend(&self, kind: MigrateType, word_of: impl Fn(&FreeBits) -> u64) -> Option<usize> {
+        let first = self.stride * kind.index();
         let mut at = 0;
         for start in self.starts[..self.nr_levels].iter().rev() {
-            let word = word_of(&self.rows[start + at]);
+            let word = word_of(&self.rows[first + start + at]);
             if word == 0 {
                 return None;
             }
@@ -183,9 +175,4 @@ impl Summary {
         }
         (self.nr_levels != 0).then_some(at)
     }
-}
-
-/// From the bits of blocks of [`MAX_ORDER`], at their first pageblocks, those of all their pageblocks.
-const fn both_halves(bits: u64) -> u64 {
-    bits | bits << 1
 }

@@ -88,10 +88,8 @@ fn every_state_of_sixteen_frames() {
             }
             nr_ops += 1;
         }
-        // As many single pages as there are, and less, lowest fragments first.
-        let mut by_order = blocks.clone();
-        by_order.sort_unstable_by_key(|b| (b.1, b.0));
-        let pages = by_order.iter().flat_map(|b| b.0..b.0 + (1 << b.1));
+        // As many single pages as there are, and less, by address.
+        let pages = blocks.iter().flat_map(|b| b.0..b.0 + (1 << b.1));
         let pages: Vec<usize> = pages.collect();
         let most = [pages.len() / 2, 17][nr_ops % 2];
         let mut taken = Vec::with_capacity(16);
@@ -160,7 +158,9 @@ fn every_reachable_state_of_eight_frames() {
         if !seen.insert((buddy.free_blocks().collect(), held.clone())) {
             continue;
         }
-        let takes = (0..=3).map(order).filter(|o| buddy.has_free(*o));
+        let takes = (0..=3)
+            .map(order)
+            .filter(|o| buddy.has_free(*o, MigrateType::Movable));
         let puts = held.iter().map(|&(pfn, n)| Op::Put(pfn, n));
         for op in takes.map(Op::Take).chain(puts) {
             queue.push_back([path.as_slice(), &[op]].concat());

@@ -3,15 +3,16 @@
 
 mod common;
 
-use common::{Random, empty, frames, map_of};
-use kmm_buddy::{Pageblock, Pageblocks};
+use common::{Random, frames, map_of, pageblocks_of};
+use kmm_buddy::{Buddy, FreeBits, Pageblock, Pageblocks};
 use kmm_frame::{MigrateType, NR_ORDERS, Order, Pfn, PfnRange};
 
-fn blocks_of(range: PfnRange) -> Pageblocks {
-    let blocks: Vec<Pageblock> = (0..Pageblocks::count_for(range))
-        .map(|_| Pageblock::new())
-        .collect();
-    Pageblocks::new(range, blocks.leak()).unwrap()
+/// Pageblocks, and the allocator that may change their types.
+fn zone_of(range: PfnRange) -> (Pageblocks, Buddy) {
+    let blocks = pageblocks_of(range);
+    let storage = vec![FreeBits::EMPTY; Buddy::storage_for(range)].leak();
+    let buddy = Buddy::new(range, map_of(range), storage, blocks).unwrap();
+    (blocks, buddy)
 }
 
 const fn only_movable(count: usize) -> [usize; MigrateType::COUNT] {
@@ -74,7 +75,7 @@ fn types_match_the_oracle_whatever_the_alignment() {
         } else {
             frames(a.min(b), a.max(b))
         };
-        let blocks = blocks_of(range);
+        let (blocks, mut buddy) = zone_of(range);
         let mut oracle = Oracle::new(range, END);
         for _ in 0..150 {
             let pfn = random.below(END);
@@ -91,7 +92,7 @@ fn types_match_the_oracle_whatever_the_alignment() {
                     let kind = MigrateType::ALL[random.below(MigrateType::COUNT)];
                     let inside = range.contains(Pfn::new(pfn));
                     let before = inside.then(|| oracle.kinds[pfn]);
-                    assert_eq!(blocks.set_type(Pfn::new(pfn), kind), before);
+                    assert_eq!(buddy.set_type(Pfn::new(pfn), kind), before);
                     if inside {
                         for mate in oracle.mates(pfn) {
                             oracle.kinds[mate] = kind;
@@ -102,6 +103,7 @@ fn types_match_the_oracle_whatever_the_alignment() {
                     let inside = range.contains(Pfn::new(pfn));
                     let kind = inside.then(|| oracle.kinds[pfn]);
                     assert_eq!(blocks.type_of(Pfn::new(pfn)), kind);
+                    assert_eq!(buddy.type_of(Pfn::new(pfn)), kind);
                 }
             }
             assert_eq!(blocks.nr_blocks(), oracle.counts());
@@ -111,7 +113,7 @@ fn types_match_the_oracle_whatever_the_alignment() {
 
 #[test]
 fn every_block_with_ram_is_movable_at_first() {
-    let blocks = blocks_of(frames(1, 4096));
+    let blocks = pageblocks_of(frames(1, 4096));
     assert_eq!(blocks.nr_blocks(), only_movable(0));
     blocks.add_present(frames(1, 4096));
     blocks.add_present(frames(1, 4096));
@@ -135,37 +137,12 @@ fn too_few_blocks_are_refused() {
 }
 
 #[test]
-fn two_cpus_change_neighbouring_types() {
-    let range = frames(0, 1024);
-    let blocks = blocks_of(range);
-    std::thread::scope(|scope| {
-        for start in [0, 512] {
-            scope.spawn(move || {
-                for turn in 0..20_000 {
-                    let kind = MigrateType::ALL[turn % MigrateType::COUNT];
-                    let before = blocks.set_type(Pfn::new(start), kind);
-                    let expected = match turn {
-                        0 => MigrateType::Movable,
-                        _ => MigrateType::ALL[(turn - 1) % MigrateType::COUNT],
-                    };
-                    assert_eq!(before, Some(expected));
-                    blocks.add_present(range);
-                }
-            });
-        }
-    });
-    assert_eq!(blocks.nr_blocks().iter().sum::<usize>(), 2);
-}
-
-#[test]
 fn free_blocks_count_under_the_pageblock_they_start_in() {
     let mut random = Random::new("free_blocks_count_under_the_pageblock_they_start_in", 0x5c);
     let range = frames(100, 3500);
-    let blocks = blocks_of(range);
-    let mut buddy = empty(range, map_of(range));
+    let (blocks, mut buddy) = zone_of(range);
     buddy.add_free_range(range).unwrap();
     blocks.add_present(range);
-    let mut kinds = [MigrateType::Movable; 7];
     let mut held = Vec::new();
     for _ in 0..400 {
         match random.below(3) {
@@ -177,16 +154,16 @@ fn free_blocks_count_under_the_pageblock_they_start_in() {
             _ => {
                 let (nr, kind) = (random.below(7), MigrateType::ALL[random.below(6)]);
                 let pfn = (nr * 512).clamp(100, 3499);
-                assert_eq!(blocks.set_type(Pfn::new(pfn), kind), Some(kinds[nr]));
-                kinds[nr] = kind;
+                let before = blocks.type_of(Pfn::new(pfn));
+                assert_eq!(buddy.set_type(Pfn::new(pfn), kind), before);
             }
         }
         let mut expected = [[0; NR_ORDERS]; MigrateType::COUNT];
         for block in buddy.free_blocks() {
-            let kind = kinds[block.pfn.index() / 512];
+            let kind = blocks.type_of(block.pfn).unwrap();
             expected[kind.index()][block.order.index()] += 1;
         }
-        let counted = buddy.nr_free_by_type(&blocks);
+        let counted = buddy.nr_free_by_type();
         assert_eq!(counted, expected);
         for order in Order::all() {
             let of_order: usize = counted.iter().map(|row| row[order.index()]).sum();

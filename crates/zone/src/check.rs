@@ -3,7 +3,7 @@
 use core::fmt;
 
 use kmm_buddy::Broken;
-use kmm_frame::{Order, Pfn};
+use kmm_frame::{MigrateType, Order, Pfn};
 use kmm_host::{CpuId, Cpus, PhysMap};
 use lock_api::RawMutex;
 
@@ -108,7 +108,9 @@ impl<L: RawMutex> Zone<L> {
             Ok(())
         })?;
         let stat = self.stat();
-        if stat.free + stat.pcp_pages + nr_allocated(&stat) != stat.managed
+        // What is isolated does not count as free.
+        let isolated = self.with_buddy(|buddy| buddy.nr_free_pages_of(MigrateType::Isolate));
+        if stat.free + isolated + stat.pcp_pages + nr_allocated(&stat) != stat.managed
             || stat.managed > stat.present
         {
             return Err(ZonesBroken::Accounting(id));

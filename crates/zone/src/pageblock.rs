@@ -20,7 +20,7 @@ impl<L: RawMutex> Zone<L> {
     /// # Context
     /// Takes the zone lock.
     pub fn set_pageblock_type(&self, pfn: Pfn, kind: MigrateType) -> Option<MigrateType> {
-        self.with_buddy(|_| self.pageblocks().set_type(pfn, kind))
+        self.with_buddy(|buddy| buddy.set_type(pfn, kind))
     }
 
     /// How many pageblocks with RAM there are of each type, as in the second table of /proc/pagetypeinfo.
@@ -30,9 +30,9 @@ impl<L: RawMutex> Zone<L> {
     }
 
     /// How many blocks are free, by the type of the pageblock that they start in, and order: the first table of
-    /// /proc/pagetypeinfo. O(n) in free blocks, under the zone lock.
+    /// /proc/pagetypeinfo. Under the zone lock.
     #[must_use]
     pub fn nr_free_by_type(&self) -> [[usize; NR_ORDERS]; MigrateType::COUNT] {
-        self.with_buddy(|buddy| buddy.nr_free_by_type(self.pageblocks()))
+        self.with_buddy(|buddy| buddy.nr_free_by_type())
     }
 }

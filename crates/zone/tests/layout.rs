@@ -218,13 +218,13 @@ fn zones_want_descriptors_and_pagesets() {
         )?;
         Ok(zones.managed_pages())
     };
-    // The first pageblock is in three zones; each has a pair of them, and a row above.
-    assert_eq!(make(600, 6, 4, 9), Ok(0));
-    assert_eq!(make(600, 5, 4, 9), Err(ZonesError::TooFewPcps));
-    assert_eq!(make(600, 6, 3, 9), Err(ZonesError::TooFewPageblocks));
-    assert_eq!(make(600, 6, 4, 8), Err(ZonesError::TooFewFreeBits));
-    assert_eq!(make(601, 6, 4, 9), Err(ZonesError::NoDescriptors));
-    assert_eq!(make(200, 4, 2, 6), Ok(0));
+    // The first pageblock is in three zones; each has the bits and states of a pair, and a row above for each type.
+    assert_eq!(make(600, 6, 4, 24), Ok(0));
+    assert_eq!(make(600, 5, 4, 24), Err(ZonesError::TooFewPcps));
+    assert_eq!(make(600, 6, 3, 24), Err(ZonesError::TooFewPageblocks));
+    assert_eq!(make(600, 6, 4, 23), Err(ZonesError::TooFewFreeBits));
+    assert_eq!(make(601, 6, 4, 24), Err(ZonesError::NoDescriptors));
+    assert_eq!(make(200, 4, 2, 16), Ok(0));
 }
 
 #[test]

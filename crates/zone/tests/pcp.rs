@@ -19,7 +19,7 @@ use kmm_host::{CpuId, Cpus, PageBlock, PageReq, PageSource};
 use kmm_zone::{FreeAt, X86_64, ZoneLayout, ZonesBroken};
 
 type Lock = spin::Mutex<()>;
-const PAGE: PageReq = PageReq::page(Gfp::DMA);
+const PAGE: PageReq = PageReq::page(Gfp::DMA.union(Gfp::MOVABLE_PAGE));
 
 /// One zone of 16,384 frames: batch 3, high 12 with four CPUs and hardly any watermark.
 fn larger<L: lock_api::RawMutex>() -> TestZones<L> {

@@ -147,25 +147,13 @@ impl Oracle {
         fitting.min_by_key(|b| (b.1, b.0)).map(|b| b.0)
     }
 
-    /// Where the next single page of a batch must come from: of the lowest pageblock with a block smaller than itself,
-    /// else of the lowest of the smallest blocks that there are, the lowest block of the smallest order.
+    /// Where the next single page of a batch must come from: the lowest frame of a block smaller than a pageblock, else of
+    /// the lowest of the smallest blocks that there are.
     pub fn page_place(&self) -> Option<usize> {
-        let pageblock = |pfn: usize| pfn / 512;
         let blocks = self.blocks();
-        let fragmented = blocks
-            .iter()
-            .filter(|b| b.1 < 9)
-            .map(|b| pageblock(b.0))
-            .min();
-        let whole = |b: &&(usize, u8)| b.1 >= 9;
-        match fragmented {
-            Some(nr) => blocks
-                .iter()
-                .filter(|b| b.1 < 9 && pageblock(b.0) == nr)
-                .min_by_key(|b| (b.1, b.0)),
-            None => blocks.iter().filter(whole).min_by_key(|b| (b.1, b.0)),
-        }
-        .map(|b| b.0)
+        let fragment = blocks.iter().filter(|b| b.1 < 9).map(|b| b.0).min();
+        let whole = || blocks.iter().min_by_key(|b| (b.1, b.0)).map(|b| b.0);
+        fragment.or_else(whole)
     }
 
     /// Takes from both, and checks the answer.

@@ -1,0 +1,168 @@
+//! Single frames, many at a time.
+
+use kmm_frame::Pfn;
+
+use super::{FreeAreas, WHOLE};
+use crate::bits::{
+    FRAMES, WORD_BITS, WORD_ORDER, WORDS, blocks_of, first_block, order_around, run,
+};
+use crate::state::State;
+
+impl FreeAreas {
+    /// The word of a frame, counted from the first of all, and its bit.
+    #[inline]
+    pub(crate) const fn place(&self, pfn: Pfn) -> (usize, usize) {
+        let at = pfn.index() - self.start;
+        (at / WORD_BITS, at % WORD_BITS)
+    }
+
+    /// The frame at a place.
+    pub(crate) const fn frame_at(&self, word: usize, bit: usize) -> Pfn {
+        Pfn::new(self.start + word * WORD_BITS + bit)
+    }
+
+    /// Adds the frames of one word, those that are not free yet; the others.
+    #[inline]
+    pub(crate) fn add_frames(&mut self, word: usize, frames: u64) -> u64 {
+        let (slot, nr) = (word / WORDS, word % WORDS);
+        let before = self.state(slot);
+        if !before.is_plain() {
+            if before.is_whole() {
+                return frames;
+            }
+            self.know(slot);
+        }
+        let before = before.with_known();
+        let kind = self.kind(slot);
+        let (mut bits, mut after) = (self.word(slot, nr), before);
+        let (twice, mut left) = (bits & frames, frames & !bits);
+        while left != 0 {
+            let (order, at) = first_block(left);
+            let block = run(at, 1 << order);
+            self.nr_pages[kind.index()] += 1 << order;
+            left &= !block;
+            bits |= block;
+            let mut level = order_around(bits, at);
+            if level == WORD_ORDER {
+                *self.word_mut(slot, nr) = bits;
+                level = self.level_of_word(slot, nr);
+            }
+            self.counts[kind.index()].merge(order, level);
+            after = after.merged(order, level);
+        }
+        *self.word_mut(slot, nr) = bits;
+        self.change(slot, kind, before, after);
+        if after.count(WHOLE) != 0 {
+            self.seal(slot, kind);
+        }
+        twice
+    }
+
+    /// Takes up to `most` frames out of the blocks of a pageblock that are smaller than itself, lowest first; how many were
+    /// given to `sink`.
+    pub(crate) fn take_frames(
+        &mut self,
+        slot: usize,
+        most: usize,
+        sink: &mut impl FnMut(Pfn),
+    ) -> usize {
+        let (kind, start, before) = (self.kind(slot), self.start_of(slot), self.state(slot));
+        let (mut left, mut after) = (most, before);
+        for nr in 0..WORDS {
+            let mut word = self.word(slot, nr);
+            if word == 0 {
+                continue;
+            }
+            let first = start + nr * WORD_BITS;
+            if word == u64::MAX {
+                let order = self.level_of_word(slot, nr);
+                let count = left.min(1 << order);
+                (0..count).for_each(|i| sink(first + i));
+                self.clear_run(slot, nr * WORD_BITS, count);
+                after = without_lowest(after, order, count);
+                left -= count;
+            } else {
+                while word != 0 && left > 0 {
+                    let (order, at) = first_block(word);
+                    let count = left.min(1 << order);
+                    (at..at + count).for_each(|i| sink(first + i));
+                    word &= !run(at, count);
+                    after = without_lowest(after, order, count);
+                    left -= count;
+                }
+                *self.word_mut(slot, nr) = word;
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        self.nr_pages[kind.index()] -= most - left;
+        self.counts[kind.index()].replace(before, after);
+        self.change(slot, kind, before, after);
+        most - left
+    }
+
+    /// Gives back what is above the first `count` frames of a pageblock that was free as a whole and was taken.
+    pub(crate) fn leave_above(&mut self, slot: usize, count: usize) {
+        self.know(slot);
+        let (kind, before) = (self.kind(slot), self.state(slot));
+        self.set_run(slot, 0, FRAMES);
+        self.clear_run(slot, 0, count);
+        let after = without_lowest(before.plus(WHOLE), WHOLE, count);
+        self.nr_pages[kind.index()] += FRAMES - count;
+        self.counts[kind.index()].replace(before, after);
+        self.change(slot, kind, before, after);
+    }
+
+    /// Takes frames out that are all free and lie in one pageblock, `len` of them from `pfn` on.
+    pub(crate) fn carve(&mut self, pfn: Pfn, len: usize) {
+        let (slot, at) = (self.slot(pfn), self.offset(pfn));
+        if self.state(slot).is_whole() {
+            self.part(slot & !1);
+            let (kind, before) = (self.kind(slot), self.state(slot));
+            self.counts[kind.index()].sub(WHOLE, 1);
+            self.change(slot, kind, before, before.minus(WHOLE));
+            if len < FRAMES {
+                self.know(slot);
+                self.set_run(slot, 0, FRAMES);
+            }
+        }
+        let (kind, before) = (self.kind(slot), self.state(slot));
+        self.nr_pages[kind.index()] -= len;
+        if len < FRAMES {
+            for frame in at..at + len {
+                *self.word_mut(slot, frame / WORD_BITS) &= !run(frame % WORD_BITS, 1);
+            }
+            let after = self.counted(slot);
+            self.counts[kind.index()].replace(before, after);
+            self.change(slot, kind, before, after);
+        }
+    }
+
+    /// The state that the bits of a pageblock say.
+    fn counted(&self, slot: usize) -> State {
+        let mut state = State(0).with_known();
+        for order in 0..WHOLE {
+            let count = match order.checked_sub(WORD_ORDER) {
+                Some(above) => blocks_of(self.full_words(slot), above).count_ones(),
+                None => (0..WORDS)
+                    .map(|nr| blocks_of(self.word(slot, nr), order).count_ones())
+                    .sum(),
+            };
+            state = (0..count).fold(state, |state, _| state.plus(order));
+        }
+        state
+    }
+}
+
+/// Without the lowest `count` frames of a block of `order`: what is left of it are blocks of the sizes that add up to it.
+#[inline]
+fn without_lowest(state: State, order: usize, count: usize) -> State {
+    let mut state = state.minus(order);
+    let mut rest = (1_usize << order) - count;
+    while rest != 0 {
+        state = state.plus(rest.trailing_zeros() as usize);
+        rest &= rest - 1;
+    }
+    state
+}

@@ -1,0 +1,234 @@
+//! Which block a request gets. Linux: `__rmqueue`, `__rmqueue_fallback`, `rmqueue_bulk`, mm/page_alloc.c.
+//!
+//! Blocks of one's own type first, the smallest that fits. Where there are none, a block of another type, the largest
+//! first: what is left of it is of use to those who come next, and other pageblocks are left alone. The pageblock that it
+//! lies in changes its type if at least half of it is free: a request that had to go to others is seldom the last of its
+//! type. Where that must not be, for pages that can be moved away anyhow, the smallest block that fits is taken, and the
+//! pageblock stays what it is.
+
+use kmm_frame::{MAX_ORDER, MigrateType, Order, Pfn};
+use kmm_host::AllocError;
+
+use crate::{Buddy, Request};
+
+/// From this order on, any request may claim the pageblock of the block that it falls back on. Linux: `pageblock_order / 2`.
+const LARGE: u8 = Order::PAGEBLOCK.get() / 2;
+/// So much of a pageblock must be free for it to change its type.
+const ENOUGH: usize = Order::PAGEBLOCK.nr_pages() / 2;
+
+/// Where requests of a type go when there is nothing of it. Linux: `fallbacks`.
+const fn fallbacks(kind: MigrateType) -> &'static [MigrateType] {
+    use MigrateType::{Cma, HighAtomic, Isolate, Movable, Reclaimable, Unmovable};
+    match kind {
+        Unmovable => &[Reclaimable, Movable],
+        Movable => &[Reclaimable, Unmovable],
+        Reclaimable => &[Unmovable, Movable],
+        HighAtomic | Cma | Isolate => &[],
+    }
+}
+
+impl Buddy {
+    /// Takes a block of `order` out, splitting a larger one if need be.
+    ///
+    /// It is the lowest part of the lowest block of the smallest order that fits, of the type of the request; where
+    /// there is none, of another type.
+    ///
+    /// Linux: `__rmqueue` and `expand`, mm/page_alloc.c.
+    ///
+    /// # Context
+    /// Does not sleep. The zone lock is held: that is what `&mut self` says.
+    ///
+    /// # Errors
+    /// [`AllocError::OutOfMemory`] if no block of `order` or above is free that the request may take; nothing has changed
+    /// then.
+    #[inline]
+    pub fn take(&mut self, order: Order, request: impl Into<Request>) -> Result<Pfn, AllocError> {
+        let request = request.into();
+        if request.may_use_cma() && self.surplus_cma() > 0 {
+            if let Some(pfn) = self.take_own(MigrateType::Cma, order) {
+                return Ok(pfn);
+            }
+        }
+        match self.take_own(request.kind(), order) {
+            Some(pfn) => Ok(pfn),
+            None => self
+                .take_other(order, request)
+                .ok_or(AllocError::OutOfMemory),
+        }
+    }
+
+    /// Takes up to `most` single frames, as many as the request may have; how many were given to `sink`.
+    ///
+    /// They come from the fragments of one pageblock after the other, by address; a whole pageblock is broken only when
+    /// there are no fragments.
+    ///
+    /// Linux: `rmqueue_bulk`, mm/page_alloc.c.
+    ///
+    /// # Context
+    /// Does not sleep. The zone lock is held: that is what `&mut self` says.
+    pub fn take_pages(
+        &mut self,
+        most: usize,
+        request: impl Into<Request>,
+        mut sink: impl FnMut(Pfn),
+    ) -> usize {
+        let request: Request = request.into();
+        let mut left = most;
+        if request.may_use_cma() {
+            let surplus = left.min(self.surplus_cma());
+            left -= self.take_own_pages(MigrateType::Cma, surplus, &mut sink);
+        }
+        left -= self.take_own_pages(request.kind(), left, &mut sink);
+        while left > 0 {
+            let Some(pfn) = self.take_other(Order::ZERO, request) else {
+                break;
+            };
+            sink(pfn);
+            left -= 1;
+            // A pageblock may have changed sides.
+            left -= self.take_own_pages(request.kind(), left, &mut sink);
+        }
+        most - left
+    }
+
+    /// Takes up to `most` blocks of `order`, as [`Buddy::take`] does one after the other; how many were given to `sink`.
+    ///
+    /// # Context
+    /// Does not sleep. The zone lock is held: that is what `&mut self` says.
+    pub fn take_blocks(
+        &mut self,
+        order: Order,
+        most: usize,
+        request: impl Into<Request>,
+        mut sink: impl FnMut(Pfn),
+    ) -> usize {
+        let request: Request = request.into();
+        for count in 0..most {
+            match self.take(order, request) {
+                Ok(pfn) => sink(pfn),
+                Err(_) => return count,
+            }
+        }
+        most
+    }
+
+    /// Whether [`Buddy::take`] would find a block of `order`.
+    #[must_use]
+    pub fn has_free(&self, order: Order, request: impl Into<Request>) -> bool {
+        let request: Request = request.into();
+        let has = |kind: MigrateType, order| {
+            kind != MigrateType::Isolate && self.areas().smallest(kind, order).is_some()
+        };
+        let others = fallbacks(request.kind());
+        has(request.kind(), order)
+            || request.may_use_cma() && has(MigrateType::Cma, order)
+            || others.iter().any(|&kind| has(kind, least(order, request)))
+    }
+
+    #[inline]
+    fn take_own(&mut self, kind: MigrateType, order: Order) -> Option<Pfn> {
+        let from = self.areas().smallest(kind, order)?;
+        if kind == MigrateType::Isolate {
+            return None;
+        }
+        self.areas_mut().take(kind, from, order)
+    }
+
+    fn take_own_pages(
+        &mut self,
+        kind: MigrateType,
+        most: usize,
+        sink: &mut impl FnMut(Pfn),
+    ) -> usize {
+        if kind == MigrateType::Isolate {
+            return 0;
+        }
+        let areas = self.areas_mut();
+        let mut left = most;
+        while left > 0 {
+            if let Some(slot) = areas.first_fragmented(kind) {
+                left -= areas.take_frames(slot, left, sink);
+                continue;
+            }
+            let whole = areas.smallest(kind, Order::PAGEBLOCK);
+            let Some(pfn) = whole.and_then(|from| areas.take(kind, from, Order::PAGEBLOCK)) else {
+                break;
+            };
+            let count = left.min(Order::PAGEBLOCK.nr_pages());
+            if count < Order::PAGEBLOCK.nr_pages() {
+                areas.leave_above(areas.slot(pfn), count);
+            }
+            (0..count).for_each(|i| sink(pfn + i));
+            left -= count;
+        }
+        most - left
+    }
+
+    /// How many pages more there are for CMA than for all others: more than half of all. Linux: `__rmqueue`.
+    fn surplus_cma(&self) -> usize {
+        (2 * self.nr_free_cma()).saturating_sub(self.nr_free_pages())
+    }
+
+    #[inline(never)]
+    fn take_other(&mut self, order: Order, request: Request) -> Option<Pfn> {
+        if request.may_use_cma() {
+            if let Some(pfn) = self.take_own(MigrateType::Cma, order) {
+                return Some(pfn);
+            }
+        }
+        self.fall_back(order, request)
+    }
+
+    /// Linux: `__rmqueue_fallback`, `find_suitable_fallback`, `can_steal_fallback`.
+    fn fall_back(&mut self, order: Order, request: Request) -> Option<Pfn> {
+        let others = fallbacks(request.kind());
+        let of = |from: Order| {
+            let has = |kind: &&MigrateType| self.areas().nr_free(**kind, from) != 0;
+            others.iter().find(has).map(|&kind| (from, kind))
+        };
+        let (from, other) = least(order, request).up_to_max().rev().find_map(of)?;
+        let may_claim = from.get() >= LARGE || request.kind() != MigrateType::Movable;
+        let (from, other) = if may_claim {
+            (from, other)
+        } else {
+            order.up_to_max().find_map(of)?
+        };
+        self.nr_fallbacks += 1;
+        self.steal(order, request.kind(), from, other, may_claim)
+    }
+
+    /// Takes a block of `order` out of one of `from` and of another type, and claims its pageblock where that may be.
+    /// Linux: `steal_suitable_fallback`.
+    fn steal(
+        &mut self,
+        order: Order,
+        kind: MigrateType,
+        from: Order,
+        other: MigrateType,
+        may_claim: bool,
+    ) -> Option<Pfn> {
+        let slot = self.areas().first(other, from)?;
+        if from >= Order::PAGEBLOCK {
+            let pfn = self.areas_mut().take_in(slot, from, order);
+            self.set_kind(slot, kind);
+            if from == MAX_ORDER {
+                self.set_kind(slot + 1, kind);
+            }
+            return pfn;
+        }
+        if may_claim && self.areas().state(slot).nr_pages() >= ENOUGH {
+            self.set_kind(slot, kind);
+            return self.take_own(kind, order);
+        }
+        self.areas_mut().take_in(slot, from, order)
+    }
+}
+
+/// The smallest block of another type that a request will take.
+fn least(order: Order, request: Request) -> Order {
+    if request.may_fragment() {
+        order
+    } else {
+        order.max(Order::PAGEBLOCK)
+    }
+}
