@@ -78,6 +78,7 @@ pub fn boot(config: Config) -> Result<Booted, BuildError> {
     let hooks = Hooks {
         on_bad_page: |bad| panic!("{bad}"),
         on_slub_bug: |bug| panic!("{bug}"),
+        ..Hooks::default()
     };
     let manager = Manager::build(early, root, tables, &space, hooks)?;
     Ok(Booted {

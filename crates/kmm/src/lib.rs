@@ -11,6 +11,7 @@ mod audit;
 mod early;
 mod errno;
 mod manager;
+mod page_alloc;
 mod tables;
 
 pub use address_space::{AddressSpace, MmStat};
@@ -19,12 +20,20 @@ pub use early::{BuildError, Early, ImagePart, KernelSpace};
 pub use errno::{Errno, MmError};
 pub use manager::{Hooks, KernelVm, Manager, Objects, Pages, VmEvents};
 
+pub use page_alloc::{
+    Accountant, AllocBug, AllocFailure, AllocHooks, AllocStep, BadFree, Caller, CompactPriority,
+    CompactResult, ExactPages, MemInfo, MemTotals, NoAccounts, NoReclaim, NoWait, NodeInfo,
+    OomResult, OverLimit, PageAlloc, RateLimit, ReclaimReq, Reclaimer, SplitPages, ZoneInfo,
+    write_mem_info,
+};
+
 pub use kmm_buddy as buddy;
 pub use kmm_fault as fault;
 pub use kmm_frame as frame;
 pub use kmm_highmem as highmem;
 pub use kmm_host as host;
 pub use kmm_kcoll as kcoll;
+pub use kmm_layers as layers;
 pub use kmm_pagetable_walker as pagetable_walker;
 pub use kmm_procfs as procfs;
 pub use kmm_slub as slub;

@@ -7,8 +7,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use kmm_fault::{FaultError, FaultKind};
 use kmm_frame::memblock::Accounting as BootAccounting;
-use kmm_frame::{Gfp, MemMap, Order, PAGE_SIZE, Pfn, PfnRange, Topology};
-use kmm_host::{AllocError, Cpus, Host, PageBlock, PageReq, PageSource, PhysMap, Sleep};
+use kmm_frame::{MemMap, PAGE_SIZE, Pfn, PfnRange, Topology};
+use kmm_host::{Cpus, Host, PhysMap};
 use kmm_pagetable_walker::{KernelHalf, Levels, Mapper, Root, TableCounter};
 use kmm_slub::{CacheSlot, Slub, SlubBug, SlubConfig};
 use kmm_vmalloc::{Vmalloc, VmallocConfig};
@@ -18,6 +18,7 @@ use kmm_zone::{
 };
 
 use crate::early::{BuildError, Early, EarlyPages, KernelSpace};
+use crate::page_alloc::{AllocHooks, PageAlloc};
 
 /// Whether any of the frames is RAM.
 type IsRam = dyn Fn(PfnRange) -> bool + Sync;
@@ -41,6 +42,8 @@ pub struct Hooks {
     pub on_bad_page: fn(BadPage),
     /// An object was freed wrongly, or a cache is corrupt.
     pub on_slub_bug: fn(&SlubBug),
+    /// Whom the page allocator asks for memory, and tells what it does.
+    pub alloc: AllocHooks,
 }
 
 impl Default for Hooks {
@@ -49,6 +52,7 @@ impl Default for Hooks {
         Self {
             on_bad_page: |_| {},
             on_slub_bug: |_| {},
+            alloc: AllocHooks::NONE,
         }
     }
 }
@@ -76,6 +80,7 @@ pub struct Manager<H: Host> {
     host: &'static H,
     map: MemMap,
     zones: &'static Pages<H>,
+    alloc: &'static PageAlloc<H>,
     slub: &'static Objects<H>,
     vmalloc: KernelVm<H>,
     kernel_tables: &'static TableCounter,
@@ -128,6 +133,7 @@ impl<H: Host> Manager<H> {
             .map_err(|_| BuildError::Zones)?
             .with_bad_page_hook(hooks.on_bad_page);
         let zones: &'static Pages<H> = early.place(zones)?;
+        let alloc: &'static PageAlloc<H> = early.place(PageAlloc::new(host, zones, hooks.alloc))?;
         let slots = early.place_slice(NR_CACHES, CacheSlot::<H::Lock>::new)?;
         let config = SlubConfig {
             nr_cpus,
@@ -166,6 +172,7 @@ impl<H: Host> Manager<H> {
             host,
             map,
             zones,
+            alloc,
             slub,
             vmalloc,
             kernel_tables,
@@ -247,34 +254,10 @@ impl<H: Host> Manager<H> {
         unsafe { Mapper::new(self.host.ptes(), self.zones, self.map, self.levels, tables) }
     }
 
-    /// Takes a block of frames out, waiting for memory if the request allows it. Linux: `alloc_pages`.
-    ///
-    /// Nothing can be reclaimed yet, so it does not wait today; callers must be ready for it.
-    ///
-    /// # Errors
-    /// [`AllocError`].
-    pub fn alloc_pages(
-        &self,
-        sleep: &mut Sleep,
-        gfp: Gfp,
-        order: Order,
-    ) -> Result<PageBlock, AllocError> {
-        let _ = sleep;
-        self.zones.alloc(PageReq::new(order, gfp))
-    }
-
-    /// Takes a block of frames out without waiting, whatever `gfp` allows. Linux: `alloc_pages(GFP_NOWAIT)`.
-    ///
-    /// # Errors
-    /// [`AllocError`].
-    pub fn alloc_pages_nowait(&self, gfp: Gfp, order: Order) -> Result<PageBlock, AllocError> {
-        self.zones
-            .alloc(PageReq::new(order, gfp - Gfp::DIRECT_RECLAIM))
-    }
-
-    /// Gives a block back. Linux: `__free_pages`.
-    pub fn free_pages(&self, block: PageBlock) {
-        self.zones.free(block);
+    /// The page allocator that waits where it may: zones, and the slow path above them. Its functions are this type's too.
+    #[must_use]
+    pub const fn page_alloc(&self) -> &'static PageAlloc<H> {
+        self.alloc
     }
 
     /// Gives frames of the initial ramdisk, or of anything else that only boot needed, to the page allocator.

@@ -15,7 +15,7 @@ use kmm::pagetable_walker::layout::{Layout, RegionKind as LayoutKind};
 use kmm::pagetable_walker::{Level, Levels, PteFlags, TableCounter};
 use kmm::slub::SlubAlloc;
 use kmm::vmalloc::PAT_MSR;
-use kmm::{BuildError, Early, Hooks, ImagePart, KernelSpace};
+use kmm::{AllocHooks, BuildError, Early, Hooks, ImagePart, KernelSpace};
 use spin::{Mutex, Once};
 use x86_64::registers::model_specific::Msr;
 
@@ -94,6 +94,12 @@ fn take_over(boot: &'static BootInfo) -> Result<(), BuildError> {
     let hooks = Hooks {
         on_bad_page: |bad| println!("mm: {bad}"),
         on_slub_bug: |bug| println!("mm: {bug}"),
+        alloc: AllocHooks {
+            on_failure: |failure| println!("{}", failure.of("kernel")),
+            on_bad_free: |bad| println!("mm: {bad}"),
+            on_bug: |bug| println!("mm: {bug}"),
+            ..AllocHooks::NONE
+        },
     };
     let manager: &'static Manager = Manager::build(early, root, &KERNEL_TABLES, &space, hooks)?;
     HEAP.set(manager.slub());

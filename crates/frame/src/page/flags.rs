@@ -3,7 +3,7 @@
 use bitflags::bitflags;
 use kmm_kcoll::sync::atomic::Ordering;
 
-use super::{ORDER_MASK, PLACE_MASK, Page};
+use super::{ORDER_MASK, Page};
 
 bitflags! {
     /// State of a frame, apart from its contents. Linux: `enum pageflags`.
@@ -114,12 +114,12 @@ impl Page {
         self.flags.fetch_and(!flags.bits(), Ordering::AcqRel) & flags.bits() == flags.bits()
     }
 
-    /// Replaces all flags, keeping zone and node; the page is no longer a compound page's. For the allocator, which owns
-    /// the frame alone. Linux: `__SetPageSlab` and its like.
+    /// Replaces all flags; the page is no longer a compound page's. For the allocator, which owns the frame alone.
+    ///
+    /// Linux: `__SetPageSlab` and its like.
     #[inline]
     pub fn reset_flags(&self, flags: PageFlags) {
-        let place = self.flags.load(Ordering::Relaxed) & PLACE_MASK;
-        self.flags.store(place | flags.bits(), Ordering::Relaxed);
+        self.flags.store(flags.bits(), Ordering::Relaxed);
     }
 
     /// The flags that forbid to free the page now ([`PageFlags::CHECK_AT_FREE`]). Linux: `page_bad_reason`.
@@ -155,12 +155,10 @@ impl Page {
         self.clear(PageFlags::UPTODATE);
     }
 
-    /// Keeps of the word only what is not a flag nor the order, and sets these. Nobody else changes them meanwhile.
+    /// Replaces all flags and the order. Nobody else changes them meanwhile.
     pub(super) fn replace_state(&self, flags: PageFlags, order_bits: u64) {
         debug_assert!(order_bits & !ORDER_MASK == 0);
-        let place = self.flags.load(Ordering::Relaxed) & PLACE_MASK;
-        self.flags
-            .store(place | order_bits | flags.bits(), Ordering::Release);
+        self.flags.store(order_bits | flags.bits(), Ordering::Release);
     }
 }
 
