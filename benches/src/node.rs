@@ -48,6 +48,14 @@ impl Node {
     /// When `base` is not above 16 MiB, or kmm refuses the layout.
     #[must_use]
     pub unsafe fn new(base: usize, nr_pages: usize) -> Self {
+        // SAFETY: the caller's obligations are the same.
+        unsafe { Self::build(base, nr_pages, Pages::Huge) }
+    }
+
+    /// # Safety
+    /// 1. As for [`Node::new`], or nobody reads or writes the frames.
+    /// 2. As for [`Node::new`].
+    unsafe fn build(base: usize, nr_pages: usize, descriptors: Pages) -> Self {
         assert!(base > FIRST.phys().as_usize(), "RAM shown at {base:#x}");
         let ram = PfnRange::with_len(FIRST, nr_pages);
         let page_offset = VirtAddr::new((base - FIRST.phys().as_usize()) as u64);
@@ -55,9 +63,13 @@ impl Node {
         let phys = unsafe { DirectMap::new(page_offset, ram.end()) };
         let layout = NodeLayouts::single(ZoneLayout::new::<OneZone>(ram));
         let described = MemMap::layout(ram).expect("descriptors fit the address space");
-        let descriptors = Region::new(described.size(), HUGE_PAGE, Pages::Huge);
-        // SAFETY: a region of that layout, used by nobody else until the node is dropped, and the zones with it.
-        let map = unsafe { MemMap::new_in(ram, descriptors.base()) };
+        let region = Region::new(described.size(), HUGE_PAGE, descriptors);
+        let map = match descriptors {
+            // SAFETY: a region of that layout, used by nobody else until the node is dropped, and the zones with it.
+            Pages::Huge => unsafe { MemMap::new_in(ram, region.base()) },
+            // SAFETY: the same; and as it was mapped just now, it is zeros.
+            Pages::Lazy => unsafe { MemMap::new_zeroed_in(ram, region.base()) },
+        };
         let stored = ZoneStorage::<Lock>::layout(&layout, NR_CPUS).expect("a few pagesets");
         let pagesets = Region::new(stored.size(), HUGE_PAGE, Pages::Lazy);
         // SAFETY: as for the descriptors.
@@ -72,7 +84,7 @@ impl Node {
             zones,
             ram,
             phys,
-            _metadata: [descriptors, pagesets],
+            _metadata: [region, pagesets],
         }
     }
 
@@ -86,6 +98,18 @@ impl Node {
         // SAFETY: a fresh region; the caller keeps it beside the node.
         let node = unsafe { Self::new(addresses.addr(), nr_pages) };
         (node, addresses)
+    }
+
+    /// The same, with descriptors that cost no memory as long as nobody writes them; the frames have no addresses at all.
+    /// Requests must not ask for zeros.
+    ///
+    /// # Panics
+    /// As [`Node::new`].
+    #[must_use]
+    pub fn untouched(nr_pages: usize) -> Self {
+        const NOWHERE: usize = 1 << 46;
+        // SAFETY: obligation 1: nobody reads or writes a frame whose block was not asked for with zeros. 2: as there are none.
+        unsafe { Self::build(NOWHERE, nr_pages, Pages::Lazy) }
     }
 
     /// The zones.

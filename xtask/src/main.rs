@@ -56,6 +56,7 @@ cargo xtask COMMAND
              --only NAME      (repeatable) only ours and peers of that name
              --instructions   count ours under valgrind instead; --figure NAME, --size 64M (repeatable)
              --guest          the kernel's own paths, in instructions of its guest, against Linux; --figure NAME, --kernel ELF
+             --growth         instructions of ours on 64 MiB to 1 TiB, and what boot costs; --figure NAME, --size 64M
              --fragmentation  what requests of different mobility leave for huge pages; --seed N
              --save           keep a copy in benches/results/
   probe    highmem is nothing on 64 bits, shown in machine code

@@ -133,6 +133,7 @@ macro_rules! entry {
         }
     };
 }
+#[cfg(feature = "peers")]
 use entry;
 
 impl Entry {

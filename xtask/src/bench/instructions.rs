@@ -57,7 +57,7 @@ fn columns(cells: &[String]) -> String {
 }
 
 /// Runs one figure under callgrind, which counts only what runs below `kmm_measured`.
-fn counted(valgrind: &Path, count: &Path, figure: &str, size: u64) -> Result<f64> {
+pub(super) fn counted(valgrind: &Path, count: &Path, figure: &str, size: u64) -> Result<f64> {
     let output = Command::new(valgrind)
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg("--toggle-collect=kmm_measured")
@@ -83,7 +83,7 @@ fn collected(log: &str) -> Option<f64> {
 }
 
 /// `64M`, `1G`, `2T`: bytes.
-fn bytes(size: &str) -> Result<u64> {
+pub(super) fn bytes(size: &str) -> Result<u64> {
     let units = [("K", 10), ("M", 20), ("G", 30), ("T", 40)];
     let unit = units
         .iter()

@@ -3,6 +3,7 @@
 //! `benches/` is a workspace of its own; here it is built and run, and its tables are saved.
 
 mod fragmentation;
+mod growth;
 mod guest;
 mod instructions;
 mod results;
@@ -23,6 +24,9 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
     }
     if flags.flag("--guest") {
         return guest::main(flags);
+    }
+    if flags.flag("--growth") {
+        return growth::main(flags);
     }
     if flags.flag("--fragmentation") {
         return fragmentation::main(flags);

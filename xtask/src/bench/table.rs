@@ -9,7 +9,7 @@ pub(super) fn layout(table: &Table) -> String {
     let is_number = |column: usize| {
         let mut cells = table.iter().skip(1).filter_map(|row| row.get(column));
         cells.all(|cell| {
-            cell.is_empty() || cell.starts_with(|c: char| c.is_ascii_digit() || c == '-')
+            cell.is_empty() || cell.starts_with(|c: char| c.is_ascii_digit() || "+-".contains(c))
         })
     };
     let shapes: Vec<(usize, bool)> = (0..columns)
