@@ -5,7 +5,6 @@ use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use kmm_kcoll::sync::atomic::{AtomicI32 as SharedI32, AtomicU64 as SharedU64};
 
 use crate::Pfn;
-use crate::zone_type::{NodeId, ZoneType};
 
 mod age;
 mod compound;
@@ -20,10 +19,6 @@ pub use lock::{IoStatus, Wake, Written};
 /// The order of a compound page, in its head's word of flags: it appears and goes with [`PageFlags::HEAD`].
 const ORDER_SHIFT: u32 = 40;
 const ORDER_MASK: u64 = 0xf << ORDER_SHIFT;
-const ZONE_SHIFT: u32 = 56;
-const NODE_SHIFT: u32 = 48;
-/// Node and zone.
-const PLACE_MASK: u64 = !0 << NODE_SHIFT;
 
 /// What is known of one page frame.
 ///
@@ -31,10 +26,12 @@ const PLACE_MASK: u64 = !0 << NODE_SHIFT;
 ///
 /// 64 zero bytes are a fresh descriptor, the same as [`Page::new`]: links are kept plus one, and the map count counts
 /// from 0. So descriptors in zeroed memory need no set-up, and the memory of those that nobody asked for is never touched.
+/// For the same reason zone and node are not noted here, as Linux does (`set_page_links`): the number of the frame tells
+/// them.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct Page {
-    /// Flags, order of a compound page's head, node and zone.
+    /// Flags, and the order of a compound page's head.
     flags: SharedU64,
     lru_prev: AtomicU64,
     lru_next: AtomicU64,
@@ -85,27 +82,6 @@ impl Page {
     #[must_use]
     pub fn new() -> Self {
         fresh!()
-    }
-
-    /// The zone of the frame. Linux: `page_zonenum`.
-    #[must_use]
-    pub fn zone_type(&self) -> ZoneType {
-        let index =
-            usize::from((self.flags.load(Ordering::Relaxed) >> ZONE_SHIFT).to_le_bytes()[0]);
-        ZoneType::from_index(index).unwrap_or(ZoneType::Normal)
-    }
-
-    /// The node of the frame. Linux: `page_to_nid`.
-    #[must_use]
-    pub fn node(&self) -> NodeId {
-        NodeId::new((self.flags.load(Ordering::Relaxed) >> NODE_SHIFT).to_le_bytes()[0])
-    }
-
-    /// Says where the frame belongs. Linux: `set_page_links`.
-    pub fn set_place(&self, zone: ZoneType, node: NodeId) {
-        let place = (zone.index() as u64) << ZONE_SHIFT | (node.index() as u64) << NODE_SHIFT;
-        let flags = self.flags.load(Ordering::Relaxed) & !PLACE_MASK;
-        self.flags.store(place | flags, Ordering::Relaxed);
     }
 
     /// The owner's word: order of a free block, buffer, swap entry, entries in use of a page table.

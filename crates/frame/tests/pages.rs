@@ -9,7 +9,7 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use kmm_frame::{MemMap, MemMapError, NodeId, Page, PageFlags, Pfn, PfnRange, PhysAddr, ZoneType};
+use kmm_frame::{MemMap, MemMapError, Order, Page, PageFlags, Pfn, PfnRange, PhysAddr};
 
 fn map(start: usize, nr_pages: usize) -> MemMap {
     let pages: Vec<Page> = (0..nr_pages).map(|_| Page::new()).collect();
@@ -134,8 +134,6 @@ fn resident_kib() -> usize {
 fn reserved_is_what_was_reserved() {
     let map = map(10, 20);
     map.page(Pfn::new(12)).set(PageFlags::TABLE);
-    map.page(Pfn::new(12))
-        .set_place(ZoneType::Normal, NodeId::new(1));
     map.reserve(PfnRange::new(Pfn::new(5), Pfn::new(13)));
     map.reserve(PfnRange::new(Pfn::new(29), Pfn::new(1000)));
     map.reserve(PfnRange::new(Pfn::new(500), Pfn::new(501)));
@@ -149,10 +147,6 @@ fn reserved_is_what_was_reserved() {
     }
     let page = map.page(Pfn::new(12));
     assert!(page.test(PageFlags::TABLE | PageFlags::RESERVED));
-    assert_eq!(
-        (page.zone_type(), page.node()),
-        (ZoneType::Normal, NodeId::new(1))
-    );
 }
 
 #[test]
@@ -171,23 +165,22 @@ fn overhead_is_one_and_a_half_percent() {
 fn every_field_keeps_what_it_is_given() {
     let map = map(0, 2);
     let (page, other) = (map.page(Pfn::new(0)), map.page(Pfn::new(1)));
+    map.prep_compound_page(Pfn::ZERO, Order::new(1).unwrap());
     page.set(PageFlags::RESERVED);
-    page.set_place(ZoneType::Dma32, NodeId::new(3));
     page.set_private(11);
     page.set_mapping(0xffff_8880_0000_1000);
     page.set_index(u64::MAX);
     page.set_owner_word(5);
     page.set_lru_next(Some(Pfn::new(9)));
     page.set_lru_prev(Some(Pfn::ZERO));
+    assert_eq!(page.flags(), PageFlags::RESERVED | PageFlags::HEAD);
     assert_eq!(
-        (page.zone_type(), page.node().index()),
-        (ZoneType::Dma32, 3)
+        page.compound_order(),
+        Order::new(1),
+        "order and flags share a word"
     );
-    assert_eq!(
-        page.flags(),
-        PageFlags::RESERVED,
-        "place and flags share a word"
-    );
+    page.reset_flags(PageFlags::HEAD);
+    assert_eq!(page.compound_order(), Some(Order::ZERO), "and go together");
     assert_eq!(page.add_private(-3), 11);
     assert_eq!((page.private(), page.mapping()), (8, 0xffff_8880_0000_1000));
     assert_eq!((page.index(), page.owner_word()), (u64::MAX, 5));
@@ -202,7 +195,6 @@ fn every_field_keeps_what_it_is_given() {
 fn flags_are_tested_set_and_cleared_each_for_itself() {
     let map = map(0, 1);
     let page = map.page(Pfn::ZERO);
-    page.set_place(ZoneType::Movable, NodeId::new(255));
     page.reset_flags(PageFlags::empty());
     for flag in PageFlags::all().iter() {
         assert!(!page.test_and_set(flag), "{flag:?}");
@@ -214,10 +206,6 @@ fn flags_are_tested_set_and_cleared_each_for_itself() {
     page.set(PageFlags::DIRTY | PageFlags::UPTODATE);
     page.clear(PageFlags::DIRTY);
     assert_eq!(page.flags(), PageFlags::UPTODATE);
-    assert_eq!(
-        (page.zone_type(), page.node().index()),
-        (ZoneType::Movable, 255)
-    );
 }
 
 #[test]

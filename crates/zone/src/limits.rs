@@ -142,6 +142,20 @@ impl ZoneLayout {
             .find(|kind| self.range(*kind).contains(pfn))
     }
 
+    /// Whether a frame lies outside the permanent map, by its zone: it is of the highmem zone, or of the movable zone and
+    /// was taken from there. Linux: `PageHighMem`, `is_highmem_idx`.
+    #[must_use]
+    pub fn is_highmem(&self, pfn: Pfn) -> bool {
+        // An empty highmem zone still says where it would begin.
+        let is_above =
+            self.is_configured(ZoneType::HighMem) && pfn >= self.range(ZoneType::HighMem).start();
+        match self.zone_of(pfn) {
+            Some(ZoneType::HighMem) => true,
+            Some(ZoneType::Movable) => is_above,
+            _ => false,
+        }
+    }
+
     /// How many [`crate::Pcp`]s the zones want: one for each CPU and each zone that frames are allocated from.
     #[must_use]
     pub fn nr_pcps(&self, nr_cpus: usize) -> usize {

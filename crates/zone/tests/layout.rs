@@ -205,6 +205,39 @@ fn frames_are_given_to_the_allocator_once() {
 }
 
 #[test]
+fn the_zone_tells_what_is_highmem() {
+    use kmm_zone::{X86, X86_64};
+    let first_high = (896 << 20) >> 12;
+    let ram = frames(0, 1 << 18);
+    for movable_from in [
+        None,
+        Some(first_high - 5),
+        Some(first_high + 1000),
+        Some(first_high),
+    ] {
+        let layout = ZoneLayout::new::<X86>(ram);
+        let layout = movable_from.map_or(layout, |pfn| layout.with_movable_from(Pfn::new(pfn)));
+        for pfn in [0, 4096, first_high - 6, first_high - 1] {
+            assert!(!layout.is_highmem(Pfn::new(pfn)), "{pfn} {movable_from:?}");
+        }
+        for pfn in [first_high, first_high + 2000, (1 << 18) - 1] {
+            assert!(layout.is_highmem(Pfn::new(pfn)), "{pfn} {movable_from:?}");
+        }
+        assert!(!layout.is_highmem(ram.end()), "no RAM");
+    }
+    // Of a machine with less memory, the movable zone is taken from below.
+    let low = ZoneLayout::new::<X86>(frames(0, 65_536)).with_movable_from(Pfn::new(60_000));
+    assert!((0..65_536).all(|pfn| !low.is_highmem(Pfn::new(pfn))));
+    // With 64 bits there is none.
+    let wide = ZoneLayout::new::<X86_64>(frames(0, 1 << 21)).with_movable_from(Pfn::new(1 << 20));
+    assert!(
+        ram.iter()
+            .chain(frames(1 << 20, 1 << 21).iter())
+            .all(|pfn| !wide.is_highmem(pfn))
+    );
+}
+
+#[test]
 fn zones_want_descriptors_and_pagesets() {
     let pages: Vec<Page> = (0..600).map(|_| Page::new()).collect();
     let map = MemMap::new(frames(0, 600), pages.leak()).unwrap();

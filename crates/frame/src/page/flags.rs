@@ -158,7 +158,8 @@ impl Page {
     /// Replaces all flags and the order. Nobody else changes them meanwhile.
     pub(super) fn replace_state(&self, flags: PageFlags, order_bits: u64) {
         debug_assert!(order_bits & !ORDER_MASK == 0);
-        self.flags.store(order_bits | flags.bits(), Ordering::Release);
+        self.flags
+            .store(order_bits | flags.bits(), Ordering::Release);
     }
 }
 
