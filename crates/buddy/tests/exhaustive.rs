@@ -30,7 +30,7 @@ fn states(pfn: usize, n: u8) -> Vec<Vec<Block>> {
 
 /// Brings the zone from whatever state into this one.
 fn rebuild(buddy: &mut Buddy, state: &[Block]) {
-    while buddy.take(Order::ZERO, MigrateType::Movable).is_ok() {}
+    buddy.take_pages(16, MigrateType::Movable, |_| {});
     for &(pfn, n, _) in state.iter().filter(|block| block.2) {
         buddy.add_free_range(frames(pfn, pfn + (1 << n))).unwrap();
     }

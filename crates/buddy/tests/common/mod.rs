@@ -6,6 +6,8 @@
     reason = "each test uses a part of it"
 )]
 
+pub mod typed;
+
 use kmm_buddy::{Buddy, FreeBits, FreeBlock, FreeError, Pageblock, Pageblocks};
 use kmm_frame::{MAX_ORDER, MemMap, MigrateType, NR_ORDERS, Order, Page, PageFlags, Pfn, PfnRange};
 

@@ -1,0 +1,400 @@
+//! The oracle of a zone with migrate types: a flag for each frame, a type for each pageblock, and the rules of MODEL.md
+//! word by word.
+
+use std::collections::BTreeMap;
+
+use kmm_buddy::{Buddy, FreeError, Request};
+use kmm_frame::{MigrateType, NR_ORDERS, Order, Pfn, PfnRange};
+
+use super::{order, sorted};
+
+use MigrateType::{Cma, HighAtomic, Isolate, Movable, Reclaimable, Unmovable};
+
+/// First frame, order, type.
+type Block = (usize, u8, MigrateType);
+
+/// What a request is, in words of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    pub kind: MigrateType,
+    pub cma: bool,
+    pub whole_only: bool,
+}
+
+impl Wish {
+    pub const fn of(kind: MigrateType) -> Self {
+        Self {
+            kind,
+            cma: false,
+            whole_only: false,
+        }
+    }
+
+    pub fn request(self) -> Request {
+        let mut request = Request::new(self.kind);
+        if self.cma {
+            request = request.with_cma();
+        }
+        if self.whole_only {
+            request = request.without_fragmenting();
+        }
+        request
+    }
+}
+
+#[derive(Clone)]
+pub struct Typed {
+    range: PfnRange,
+    free: Vec<bool>,
+    kinds: Vec<MigrateType>,
+    /// Before they were isolated.
+    kinds_before: BTreeMap<usize, MigrateType>,
+    pub held: Vec<(usize, u8)>,
+    /// Requests that got another type, and changes of types.
+    pub nr_fallbacks: u64,
+    pub nr_changes: u64,
+}
+
+const fn mergeable(kind: MigrateType) -> bool {
+    matches!(kind, Unmovable | Movable | Reclaimable)
+}
+
+impl Typed {
+    pub fn new(range: PfnRange) -> Self {
+        Self {
+            range,
+            free: vec![false; range.end().index()],
+            kinds: vec![Movable; range.end().index() / 512 + 1],
+            kinds_before: BTreeMap::new(),
+            held: Vec::new(),
+            nr_fallbacks: 0,
+            nr_changes: 0,
+        }
+    }
+
+    pub fn is_free(&self, pfn: usize) -> bool {
+        self.free.get(pfn).copied().unwrap_or(false)
+    }
+
+    pub fn kind(&self, pfn: usize) -> MigrateType {
+        self.kinds[pfn / 512]
+    }
+
+    pub fn set(&mut self, start: usize, len: usize, free: bool) {
+        for pfn in start..start + len {
+            assert!(self.range.contains(Pfn::new(pfn)));
+            assert_ne!(self.free[pfn], free, "frame {pfn} twice");
+            self.free[pfn] = free;
+        }
+    }
+
+    fn all_free(&self, start: usize, n: u8) -> bool {
+        (start..start + (1 << n)).all(|pfn| self.is_free(pfn))
+    }
+
+    ///
+    fn largest(&self, pfn: usize) -> Option<u8> {
+        let fits = |n: &u8| pfn % (1 << n) == 0 && self.all_free(pfn, *n);
+        let n = (0..=9).take_while(fits).last()?;
+        let same = || self.kinds[pfn / 512] == self.kinds[pfn / 512 + 1];
+        Some(if n == 9 && fits(&10) && same() { 10 } else { n })
+    }
+
+    /// A-1, by address.
+    pub fn blocks(&self) -> Vec<Block> {
+        let mut found = Vec::new();
+        let mut pfn = self.range.start().index();
+        while pfn < self.range.end().index() {
+            match self.largest(pfn) {
+                Some(n) => {
+                    found.push((pfn, n, self.kind(pfn)));
+                    pfn += 1 << n;
+                }
+                None => pfn += 1,
+            }
+        }
+        found
+    }
+
+    fn nr_free(&self, is_counted: impl Fn(MigrateType) -> bool) -> usize {
+        let frames = self.range.iter().map(Pfn::index);
+        frames
+            .filter(|&pfn| self.free[pfn] && is_counted(self.kind(pfn)))
+            .count()
+    }
+
+    fn cma_first(&self, wish: Wish) -> bool {
+        wish.cma && self.nr_free(|kind| kind == Cma) > self.nr_free(|kind| kind != Isolate) / 2
+    }
+
+    ///
+    fn own(&self, n: u8, kind: MigrateType) -> Option<usize> {
+        let blocks = self.blocks();
+        let fitting = blocks.iter().filter(|b| b.1 >= n && b.2 == kind);
+        let found = fitting.min_by_key(|b| (b.1, b.0)).map(|b| b.0);
+        found.filter(|_| kind != Isolate)
+    }
+
+    fn set_kind(&mut self, nr: usize, kind: MigrateType) {
+        self.nr_changes += u64::from(self.kinds[nr] != kind);
+        if kind == Isolate && self.kinds[nr] != Isolate {
+            self.kinds_before.insert(nr, self.kinds[nr]);
+        }
+        self.kinds[nr] = kind;
+    }
+
+    /// A-7, where there is no block of one's own: the frame, after types changed.
+    fn other(&mut self, n: u8, wish: Wish) -> Option<usize> {
+        if wish.cma {
+            if let Some(pfn) = self.own(n, Cma) {
+                return Some(pfn);
+            }
+        }
+        let order_of = match wish.kind {
+            Unmovable => [Reclaimable, Movable],
+            Movable => [Reclaimable, Unmovable],
+            Reclaimable => [Unmovable, Movable],
+            _ => return None,
+        };
+        let rank = |kind| order_of.iter().position(|other| *other == kind);
+        let least = if wish.whole_only { n.max(9) } else { n };
+        let mut others: Vec<Block> = self.blocks();
+        others.retain(|b| b.1 >= least && rank(b.2).is_some());
+        // The largest order, then the better type, then the lowest address.
+        others.sort_by_key(|b| (u8::MAX - b.1, rank(b.2), b.0));
+        let &(mut pfn, mut found, _) = others.first()?;
+        self.nr_fallbacks += 1;
+        let claims = found >= 4 || wish.kind != Movable;
+        if !claims {
+            others.sort_by_key(|b| (b.1, rank(b.2), b.0));
+            (pfn, found, _) = others[0];
+        }
+        let nr = pfn / 512;
+        if found >= 9 {
+            (nr..nr + (1 << (found - 9))).for_each(|nr| self.set_kind(nr, wish.kind));
+        } else if claims
+            && (nr * 512..nr * 512 + 512)
+                .filter(|&f| self.is_free(f))
+                .count()
+                >= 256
+        {
+            self.set_kind(nr, wish.kind);
+            return self.own(n, wish.kind);
+        }
+        Some(pfn)
+    }
+
+    fn plan(&mut self, n: u8, wish: Wish) -> Option<usize> {
+        if self.cma_first(wish) {
+            if let Some(pfn) = self.own(n, Cma) {
+                return Some(pfn);
+            }
+        }
+        self.own(n, wish.kind).or_else(|| self.other(n, wish))
+    }
+
+    ///
+    fn own_page(&self, kind: MigrateType) -> Option<usize> {
+        let mut blocks = self.blocks();
+        blocks.retain(|b| b.2 == kind && kind != Isolate);
+        let fragment = blocks.iter().filter(|b| b.1 < 9).map(|b| b.0).min();
+        let whole = || blocks.iter().min_by_key(|b| (b.1, b.0)).map(|b| b.0);
+        fragment.or_else(whole)
+    }
+
+    /// How many pages of CMA there are to be taken before others: until it is not more than half.
+    fn surplus(&self, wish: Wish) -> usize {
+        let cma = self.nr_free(|kind| kind == Cma);
+        let all = self.nr_free(|kind| kind != Isolate);
+        (0..cma)
+            .take_while(|n| wish.cma && cma - n > (all - n) / 2)
+            .count()
+    }
+
+    fn plan_page(&mut self, wish: Wish, surplus: usize) -> Option<usize> {
+        if surplus > 0 {
+            return self.own_page(Cma);
+        }
+        self.own_page(wish.kind).or_else(|| self.other(0, wish))
+    }
+
+    /// Takes from both, and checks the answer.
+    pub fn take(&mut self, buddy: &mut Buddy, n: u8, wish: Wish) -> Option<usize> {
+        let before = self.clone();
+        let expected = self.plan(n, wish);
+        let taken = buddy.take(order(n), wish.request()).ok().map(Pfn::index);
+        assert_eq!(taken, expected, "order {n} {wish:?} {before:?}");
+        if let Some(pfn) = taken {
+            self.set(pfn, 1 << n, false);
+            self.held.push((pfn, n));
+        }
+        taken
+    }
+
+    /// Takes single pages from both, and checks the answers; how many.
+    pub fn take_pages(&mut self, buddy: &mut Buddy, most: usize, wish: Wish) -> usize {
+        let mut taken = Vec::new();
+        let count = buddy.take_pages(most, wish.request(), |pfn| taken.push(pfn.index()));
+        assert_eq!(count, taken.len());
+        let surplus = self.surplus(wish);
+        for (nr, &pfn) in taken.iter().enumerate() {
+            assert_eq!(
+                Some(pfn),
+                self.plan_page(wish, surplus.saturating_sub(nr)),
+                "page {nr} of {most} {wish:?}"
+            );
+            self.set(pfn, 1, false);
+            self.held.push((pfn, 0));
+        }
+        if count < most {
+            assert_eq!(self.plan_page(wish, 0), None, "{wish:?}");
+        }
+        count
+    }
+
+    /// A-9, after frames came back.
+    fn merge_types(&mut self, start: usize, n: u8) {
+        let last = start + (1 << n) - 1;
+        for nr in start / 512..=last / 512 {
+            let (twin, whole) = (nr ^ 1, |nr: usize| self.all_free(nr * 512, 9));
+            // Of two that come back at once, the lower one finds the upper one still away.
+            let is_away = n == 10 && nr % 2 == 0;
+            if whole(nr) && whole(twin) && !is_away {
+                let (kind, other) = (self.kinds[nr], self.kinds[twin]);
+                if kind != other && mergeable(kind) && mergeable(other) {
+                    self.set_kind(twin, kind);
+                }
+            }
+        }
+    }
+
+    /// Gives the held block `nr` back to both.
+    pub fn put(&mut self, buddy: &mut Buddy, nr: usize) {
+        let (pfn, n) = self.held.swap_remove(nr);
+        assert_eq!(buddy.put(Pfn::new(pfn), order(n)), Ok(()));
+        self.set(pfn, 1 << n, true);
+        self.merge_types(pfn, n);
+    }
+
+    /// Gives held single pages back to both as a batch, up to `most`, some of them twice.
+    pub fn put_pages(&mut self, buddy: &mut Buddy, most: usize) {
+        let is_page = |block: &&(usize, u8)| block.1 == 0;
+        let mut pages: Vec<usize> = self.held.iter().filter(is_page).map(|b| b.0).collect();
+        pages.truncate(most);
+        self.held.retain(|b| b.1 != 0 || !pages.contains(&b.0));
+        let mut twice: Vec<usize> = pages.iter().copied().step_by(7).collect();
+        let batch: Vec<Pfn> = pages.iter().chain(&twice).copied().map(Pfn::new).collect();
+        let mut refused = Vec::new();
+        buddy.put_pages(batch, |pfn, why| {
+            assert_eq!(why, FreeError::AlreadyFree);
+            refused.push(pfn.index());
+        });
+        refused.sort_unstable();
+        twice.sort_unstable();
+        assert_eq!(refused, twice);
+        // A word of frames at a time: they are free before types are looked at.
+        let mut rest = pages.as_slice();
+        while let Some(&first) = rest.first() {
+            let len = rest
+                .iter()
+                .take_while(|pfn| *pfn / 64 == first / 64)
+                .count();
+            rest[..len].iter().for_each(|&pfn| self.set(pfn, 1, true));
+            self.merge_types(first, 0);
+            rest = &rest[len..];
+        }
+    }
+
+    /// Changes a type in both.
+    pub fn set_type(&mut self, buddy: &mut Buddy, pfn: usize, kind: MigrateType) {
+        assert_eq!(buddy.set_type(Pfn::new(pfn), kind), Some(self.kind(pfn)));
+        self.set_kind(pfn / 512, kind);
+    }
+
+    /// A type from before the first operation.
+    pub fn start_as(&mut self, pfn: usize, kind: MigrateType) {
+        self.kinds[pfn / 512] = kind;
+    }
+
+    /// What `Buddy::add_cma_range` did.
+    pub fn adopt_cma(&mut self, range: PfnRange) {
+        for pfn in range.iter().step_by(512) {
+            self.set_kind(pfn.index() / 512, Cma);
+        }
+    }
+
+    /// What `Buddy::reserve_highatomic` did to a pageblock.
+    pub fn note_reserved(&mut self, nr: usize) {
+        self.set_kind(nr, HighAtomic);
+    }
+
+    /// What `Buddy::isolate` did.
+    pub fn isolate(&mut self, range: PfnRange) {
+        for nr in range.start().index() / 512..=(range.end().index() - 1) / 512 {
+            assert_ne!(self.kinds[nr], Isolate);
+            self.set_kind(nr, Isolate);
+        }
+    }
+
+    /// What `Buddy::undo_isolate` did.
+    pub fn undo_isolate(&mut self, range: PfnRange) {
+        for nr in range.start().index() / 512..=(range.end().index() - 1) / 512 {
+            if self.kinds[nr] == Isolate {
+                let before = self.kinds_before[&nr];
+                self.set_kind(nr, before);
+            }
+        }
+    }
+
+    /// Where the next pageblock of the reserve goes back, if one does.
+    pub fn unreserve(&mut self, buddy: &mut Buddy, kind: MigrateType) {
+        let blocks = self.blocks();
+        let reserved = blocks.iter().filter(|b| b.2 == HighAtomic);
+        let found = reserved.min_by_key(|b| (b.1, b.0)).map(|b| b.0);
+        assert_eq!(buddy.unreserve_highatomic(kind), found.is_some());
+        if let Some(pfn) = found {
+            self.set_kind(pfn / 512, kind);
+        }
+    }
+
+    pub fn nr_pageblocks(&self, kind: MigrateType) -> usize {
+        let (first, last) = (self.range.start().index(), self.range.end().index() - 1);
+        let kinds = &self.kinds[first / 512..=last / 512];
+        kinds.iter().filter(|other| **other == kind).count()
+    }
+
+    /// The two agree, and the structure is sound.
+    pub fn compare(&self, buddy: &Buddy) {
+        let blocks = self.blocks();
+        let plain: Vec<(usize, u8)> = blocks.iter().map(|b| (b.0, b.1)).collect();
+        assert_eq!(sorted(buddy.free_blocks()), plain);
+        let mut counts = [[0; NR_ORDERS]; MigrateType::COUNT];
+        for (_, n, kind) in &blocks {
+            counts[kind.index()][usize::from(*n)] += 1;
+        }
+        assert_eq!(buddy.nr_free_by_type(), counts);
+        for o in Order::all() {
+            let of_order: usize = counts.iter().map(|row| row[o.index()]).sum();
+            assert_eq!(buddy.nr_free(o), of_order);
+        }
+        for kind in MigrateType::ALL {
+            let frames = self.nr_free(|other| other == kind);
+            assert_eq!(buddy.nr_free_pages_of(kind), frames);
+        }
+        assert_eq!(buddy.nr_free_pages(), self.nr_free(|kind| kind != Isolate));
+        let reserved = 512 * self.nr_pageblocks(HighAtomic);
+        assert_eq!(buddy.nr_reserved_highatomic(), reserved);
+        for nr in self.range.start().index() / 512..=(self.range.end().index() - 1) / 512 {
+            let pfn = Pfn::new((nr * 512).max(self.range.start().index()));
+            assert_eq!(buddy.type_of(pfn), Some(self.kinds[nr]));
+        }
+        assert_eq!(buddy.nr_type_changes(), self.nr_changes);
+        assert_eq!(buddy.nr_fallbacks(), self.nr_fallbacks);
+    }
+}
+
+impl core::fmt::Debug for Typed {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "free {:?} held {:?}", self.blocks(), self.held)
+    }
+}
