@@ -7,7 +7,7 @@ use spin::Once;
 
 use crate::arch::{exit, serial, timer};
 use crate::boot::BootInfo;
-use crate::{process, selftest};
+use crate::{process, selftest, smp};
 
 const PROMPT: &str = "kmm> ";
 const MAX_LINE: usize = 512;
@@ -56,7 +56,7 @@ const OWN: &[Command] = &[
     },
     Command {
         name: "crash",
-        help: "panic|null|stack|opcode|deadlock: ends the kernel with a report, to see one",
+        help: "panic|null|stack|opcode|deadlock [CPU]: ends the kernel with a report, to see one",
         run: crash,
     },
     Command {
@@ -238,15 +238,24 @@ fn poweroff(arguments: &[&str]) -> i32 {
 }
 
 fn crash(arguments: &[&str]) -> i32 {
-    match arguments {
-        ["panic"] => panic!("as asked"),
-        ["null"] => crate::arch::crash::read_null(),
-        ["stack"] => crate::arch::crash::overflow_stack(),
-        ["opcode"] => crate::arch::crash::undefined_opcode(),
-        ["deadlock"] => crate::arch::crash::deadlock(),
+    const USAGE: &str = "usage: crash panic|null|stack|opcode|deadlock [CPU]";
+    let way: fn() = match arguments.first() {
+        Some(&"panic") => || panic!("as asked"),
+        Some(&"null") => || crate::arch::crash::read_null(),
+        Some(&"stack") => || crate::arch::crash::overflow_stack(),
+        Some(&"opcode") => || crate::arch::crash::undefined_opcode(),
+        Some(&"deadlock") => || crate::arch::crash::deadlock(),
         _ => {
-            println!("usage: crash panic|null|stack|opcode|deadlock");
-            status::USAGE
+            println!("{USAGE}");
+            return status::USAGE;
         }
+    };
+    let Ok(cpu) = arguments.get(1).map_or(Ok(0), |text| text.parse()) else {
+        println!("{USAGE}");
+        return status::USAGE;
+    };
+    if smp::run_on(cpu, way).is_none() {
+        println!("crash: CPU {cpu} is not up");
     }
+    status::FAILED
 }

@@ -8,6 +8,10 @@ use anyhow::{Context as _, Result, bail};
 use crate::flags::Flags;
 use crate::{apt, proc};
 
+/// From a node to itself, and what comes to it for each node in between and for the last. ACPI, "System Locality Information Table".
+const LOCAL_DISTANCE: u32 = 10;
+const DISTANCE_STEP: u32 = 10;
+
 /// The machine to boot on.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
@@ -64,12 +68,17 @@ impl Machine {
 
     /// QEMU with the serial line on its standard input and output. A copy of what the guest prints goes to `log`.
     ///
-    /// Always TCG: `/dev/kvm` may be there and not work, and the tests count on TCG's CPU models.
+    /// Always TCG: `/dev/kvm` may be there and not work, and the tests count on TCG's CPU models. Each CPU of the guest has a thread of its
+    /// own, unless instructions are counted: then they take turns.
     pub(crate) fn command(&self, door: &Door, log: &Path) -> Result<Command> {
         let mut command = Command::new(find()?);
         command.args([
             "-accel",
-            "tcg",
+            if self.counts_instructions() {
+                "tcg,thread=single"
+            } else {
+                "tcg,thread=multi"
+            },
             "-machine",
             &self.machine,
             "-cpu",
@@ -133,16 +142,23 @@ impl Machine {
         Ok(command)
     }
 
-    /// Memory and CPUs dealt out over the nodes.
+    fn counts_instructions(&self) -> bool {
+        self.extra.iter().any(|word| word == "-icount")
+    }
+
+    /// Memory and CPUs dealt out over the nodes, the last of which has what cannot be divided; each node is further away than the one before.
     fn numa_nodes(&self, command: &mut Command) -> Result<()> {
         if self.numa == 0 {
             return Ok(());
         }
-        let each = mebibytes(&self.mem)? / u64::from(self.numa);
+        let all = mebibytes(&self.mem)?;
+        let each = all / u64::from(self.numa);
         for node in 0..self.numa {
+            let rest = all % u64::from(self.numa) * u64::from(node + 1 == self.numa);
+            let size = each + rest;
             command.args([
                 "-object",
-                &format!("memory-backend-ram,id=node{node},size={each}M"),
+                &format!("memory-backend-ram,id=node{node},size={size}M"),
             ]);
             let cpus: String = (0..self.smp)
                 .filter(|cpu| cpu % self.numa == node)
@@ -152,6 +168,10 @@ impl Machine {
                 "-numa",
                 &format!("node,nodeid={node},memdev=node{node}{cpus}"),
             ]);
+        }
+        for (from, to) in (0..self.numa).flat_map(|from| (0..from).map(move |to| (from, to))) {
+            let distance = LOCAL_DISTANCE + DISTANCE_STEP * (from - to);
+            command.args(["-numa", &format!("dist,src={to},dst={from},val={distance}")]);
         }
         Ok(())
     }
@@ -256,5 +276,44 @@ mod tests {
             "{line}"
         );
         assert!(line.contains("nodeid=1,memdev=node1,cpus=1"), "{line}");
+        assert!(line.contains("dist,src=0,dst=1,val=20"), "{line}");
+    }
+
+    #[test]
+    fn what_cannot_be_divided_goes_to_the_last_node() {
+        let machine = Machine {
+            numa: 3,
+            mem: "512M".to_owned(),
+            ..Machine::default()
+        };
+        let mut command = Command::new("qemu");
+        machine.numa_nodes(&mut command).unwrap();
+        let line = proc::line(&command);
+        assert!(line.contains("id=node1,size=170M"), "{line}");
+        assert!(line.contains("id=node2,size=172M"), "{line}");
+        assert!(line.contains("dist,src=0,dst=2,val=30"), "{line}");
+    }
+
+    #[test]
+    fn cpus_take_turns_where_instructions_are_counted() {
+        let door = Door::Pvh {
+            kernel: PathBuf::from("kernel"),
+            initramfs: None,
+            cmdline: String::new(),
+        };
+        let line = |extra: &[&str]| {
+            let machine = Machine {
+                extra: extra.iter().map(|&word| word.to_owned()).collect(),
+                ..Machine::default()
+            };
+            machine
+                .command(&door, Path::new("log"))
+                .map(|command| proc::line(&command))
+        };
+        // Without QEMU there is no command.
+        if let (Ok(usual), Ok(counted)) = (line(&[]), line(&["-icount", "shift=0"])) {
+            assert!(usual.contains("tcg,thread=multi"), "{usual}");
+            assert!(counted.contains("tcg,thread=single"), "{counted}");
+        }
     }
 }

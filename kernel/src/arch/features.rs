@@ -6,6 +6,7 @@
 
 use core::mem::size_of;
 use core::slice;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use raw_cpuid::CpuId;
 use spin::Once;
@@ -36,6 +37,9 @@ pub struct Features {
 }
 
 static FEATURES: Once<Features> = Once::new();
+/// The boot CPU's control registers.
+static BOOT_CR0: AtomicU64 = AtomicU64::new(0);
+static BOOT_CR4: AtomicU64 = AtomicU64::new(0);
 
 #[repr(C)]
 struct SmapSite {
@@ -89,6 +93,8 @@ pub fn init() {
         patch_smap_sites();
     }
     enable(features);
+    BOOT_CR0.store(Cr0::read_raw(), Ordering::Relaxed);
+    BOOT_CR4.store(Cr4::read_raw(), Ordering::Relaxed);
     println!(
         "cpu: {}, {} physical address bits{}{}{}{}{}{}",
         CpuId::new()
@@ -111,11 +117,16 @@ pub fn init() {
 
 /// Switches on what the boot CPU has, on another one. `false` if this CPU is of another kind: it must not run the kernel then.
 pub fn init_like_boot_cpu() -> bool {
-    let is_alike = read() == *get();
-    if is_alike {
-        enable(get());
+    if read() != *get() {
+        return false;
     }
-    is_alike
+    enable(get());
+    // Firmware may have switched on more, on the boot CPU alone.
+    // SAFETY: what the boot CPU runs with; the features above are the same.
+    unsafe { Cr0::write_raw(BOOT_CR0.load(Ordering::Relaxed)) };
+    // SAFETY: as above.
+    unsafe { Cr4::write_raw(BOOT_CR4.load(Ordering::Relaxed)) };
+    true
 }
 
 /// Sets this CPU's control registers.

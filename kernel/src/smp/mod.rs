@@ -90,8 +90,9 @@ fn mailbox(cpu: u32) -> &'static Mailbox {
     &MAILBOXES[cpu as usize]
 }
 
+/// The CPU as a mask: empty for one that cannot be.
 fn bit(cpu: u32) -> u64 {
-    1 << cpu
+    1_u64.checked_shl(cpu).unwrap_or(0)
 }
 
 /// The CPUs of a mask.

@@ -58,10 +58,38 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "selftest_smp_2",
-        machine: &["--smp", "2"],
+        name: "smp",
+        machine: &["--smp", "8"],
+        play: Play::Selftest {
+            says: &[
+                "smp: 8 of 8 CPUs are up",
+                "smp::stress_of_all_cpus_leaves_a_clean_audit ... ok",
+            ],
+        },
+    },
+    Scenario {
+        name: "smp_uefi",
+        machine: &["--uefi", "--smp", "2"],
         play: Play::Selftest {
             says: &["smp: 2 of 2 CPUs are up"],
+        },
+    },
+    Scenario {
+        name: "smp_shell",
+        machine: &["--smp", "3", "--mem", "64M"],
+        play: Play::Shell(&[
+            step("stress 2000 1", &["3 CPUs", "audit clean"]),
+            step("stress 1s 2", &["3 CPUs", "audit clean"]),
+            step("sh -c 'for i in 1 2 3; do (echo $i) & done; wait'", &["3"]),
+            step("stress 500 3", &["audit clean"]),
+        ]),
+    },
+    Scenario {
+        name: "smp_panic",
+        machine: &["--smp", "4"],
+        play: Play::Crash {
+            line: "crash panic 2",
+            says: &["CPU 2,", "as asked"],
         },
     },
     Scenario {
