@@ -15,7 +15,7 @@ use kmm_pagetable_walker::{MapError, Mapper, Pte, PteFlags, PteSlot, Root};
 use kmm_vma::{Mm, VmFlags, Vma};
 
 use crate::entry::{state_of, widen};
-use crate::refs::{copy_page, into_mapped, put_page};
+use crate::refs::{add_mapping, copy_page, drop_mapping, into_mapped, put_page};
 use crate::{
     Access, Area, Decision, FaultCause, FaultError, FaultKind, FileError, FilePage, FileSource,
     SegvCode, Usage, decide, read_only_flags,
@@ -202,7 +202,7 @@ where
             pte_flags |= PteFlags::RW | PteFlags::D;
             map.page(pfn).set(PageFlags::DIRTY);
         }
-        map.page(pfn).inc_map_count();
+        add_mapping(&map, env.pages, pfn);
         slot.set(Pte::new(pfn, pte_flags));
         self.usage.file_pages += 1;
         Ok(if major {
@@ -252,7 +252,7 @@ where
         let (env, map) = (self.env, self.map);
         self.replace(flags, block)?;
         *self.usage.of(page.flags()) -= 1;
-        page.dec_map_count();
+        drop_mapping(&map, env.pages, old);
         // SAFETY: INV-1: the reference of the entry, which was replaced and flushed (INV-5).
         unsafe { put_page(&map, env.pages, old) };
         Ok(FaultKind::Minor)
@@ -283,7 +283,7 @@ where
         let pte_flags = self.owned_flags(flags);
         let (env, map) = (self.env, self.map);
         match self.slot() {
-            Ok(mut slot) => slot.set(Pte::new(into_mapped(&map, block), pte_flags)),
+            Ok(mut slot) => slot.set(Pte::new(into_mapped(&map, env.pages, block), pte_flags)),
             Err(error) => {
                 env.pages.free(block);
                 return Err(error);
@@ -307,7 +307,7 @@ where
             Ok(mut slot) => {
                 slot.set(Pte::NONE);
                 env.tlb.flush_range(target, page..page + PAGE_SIZE as u64);
-                slot.set(Pte::new(into_mapped(&map, block), pte_flags));
+                slot.set(Pte::new(into_mapped(&map, env.pages, block), pte_flags));
             }
             Err(error) => {
                 env.pages.free(block);

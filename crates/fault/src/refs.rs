@@ -7,7 +7,7 @@
     reason = "the last reference of a frame becomes ownership of it"
 )]
 
-use kmm_frame::{MemMap, Order, PageFlags, Pfn};
+use kmm_frame::{MemMap, NodeItem, Order, PageFlags, Pfn};
 use kmm_host::{PageBlock, PageSource, PhysMap};
 
 /// Flags that a page has for a process, and loses with its last user.
@@ -33,13 +33,38 @@ pub unsafe fn put_page<A: PageSource>(map: &MemMap, pages: &A, pfn: Pfn) {
 }
 
 /// A block for a process, now counted instead of owned: one reference, one mapping.
-pub(crate) fn into_mapped(map: &MemMap, block: PageBlock) -> Pfn {
+pub(crate) fn into_mapped<A: PageSource>(map: &MemMap, pages: &A, block: PageBlock) -> Pfn {
     let (pfn, _) = block.into_raw();
     let page = map.page(pfn);
     page.set(PageFlags::ANON | PageFlags::SWAPBACKED);
     page.set_ref_count(1);
-    page.inc_map_count();
+    add_mapping(map, pages, pfn);
     pfn
+}
+
+/// One more entry maps the frame. Linux: `page_add_anon_rmap`, `page_add_file_rmap`.
+pub(crate) fn add_mapping<A: PageSource>(map: &MemMap, pages: &A, pfn: Pfn) {
+    let page = map.page(pfn);
+    if page.inc_map_count() {
+        pages.count(pfn, mapped_item(page.flags()), 1);
+    }
+}
+
+/// One entry fewer maps the frame. Linux: `page_remove_rmap`.
+pub(crate) fn drop_mapping<A: PageSource>(map: &MemMap, pages: &A, pfn: Pfn) {
+    let page = map.page(pfn);
+    if page.dec_map_count() {
+        pages.count(pfn, mapped_item(page.flags()), -1);
+    }
+}
+
+/// What pages are counted as while a program maps them.
+const fn mapped_item(flags: PageFlags) -> NodeItem {
+    if flags.contains(PageFlags::ANON) {
+        NodeItem::AnonPages
+    } else {
+        NodeItem::Mapped
+    }
 }
 
 /// Fills an owned page with what a counted one holds. Linux: `copy_user_highpage`.

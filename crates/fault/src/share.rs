@@ -1,10 +1,12 @@
 //! What an entry means for the counts of its frame, when it is copied and when it goes.
 
 use kmm_frame::{MemMap, PageFlags, Pfn};
+use kmm_host::PageSource;
 use kmm_pagetable_walker::{Leaf, Pte, PteFlags};
 
 use crate::Usage;
 use crate::entry::frame_of;
+use crate::refs::{add_mapping, drop_mapping};
 
 /// Whether the pages of an area are one's own once written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,8 +22,9 @@ pub enum Sharing {
 ///
 /// The parent's translation must be flushed if `parent` changed.
 #[must_use = "the entry that was counted goes into the child's table"]
-pub fn share(
+pub fn share<A: PageSource>(
     map: &MemMap,
+    pages: &A,
     zero_page: Pfn,
     sharing: Sharing,
     leaf: Leaf,
@@ -37,7 +40,7 @@ pub fn share(
     if pfn != zero_page {
         let page = map.page(pfn);
         page.get();
-        page.inc_map_count();
+        add_mapping(map, pages, pfn);
         *child.of(page.flags()) += 1;
     }
     *parent
@@ -47,13 +50,19 @@ pub fn share(
 ///
 /// The frame whose reference is to be given back with [`crate::put_page`] after the flush, if the entry held one.
 #[must_use = "the reference of the entry is given back after the flush"]
-pub fn forget(map: &MemMap, zero_page: Pfn, leaf: Leaf, usage: &mut Usage) -> Option<Pfn> {
+pub fn forget<A: PageSource>(
+    map: &MemMap,
+    pages: &A,
+    zero_page: Pfn,
+    leaf: Leaf,
+    usage: &mut Usage,
+) -> Option<Pfn> {
     let pfn = frame_of(leaf.pte).filter(|&pfn| pfn != zero_page)?;
     let page = map.page(pfn);
     if leaf.pte.has(PteFlags::D) {
         page.set(PageFlags::DIRTY);
     }
-    page.dec_map_count();
+    drop_mapping(map, pages, pfn);
     *usage.of(page.flags()) -= 1;
     Some(pfn)
 }

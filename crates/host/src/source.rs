@@ -4,7 +4,7 @@
     reason = "an unsafe trait: handing out a frame twice breaks memory safety"
 )]
 
-use kmm_frame::{Gfp, NodeId, Order};
+use kmm_frame::{Gfp, NodeId, NodeItem, Order, Pfn};
 
 use crate::{AllocError, PageBlock};
 
@@ -82,6 +82,16 @@ pub unsafe trait PageSource {
             self.free(block);
         }
     }
+
+    /// Notes what frames of this source are used for, by the node of `pfn`: `delta` more pages (or KiB, for kernel stacks).
+    /// For statistics alone; a source that keeps none passes it over. Linux: `mod_lruvec_page_state`.
+    ///
+    /// # Context
+    /// Does not sleep. From any context, interrupts included.
+    #[inline]
+    fn count(&self, pfn: Pfn, item: NodeItem, delta: isize) {
+        let _ = (pfn, item, delta);
+    }
 }
 
 // SAFETY: every call goes to the source behind the reference, which keeps the guarantees.
@@ -100,5 +110,10 @@ unsafe impl<S: PageSource + ?Sized> PageSource for &S {
 
     fn free_bulk(&self, blocks: &mut [Option<PageBlock>]) {
         (**self).free_bulk(blocks);
+    }
+
+    #[inline]
+    fn count(&self, pfn: Pfn, item: NodeItem, delta: isize) {
+        (**self).count(pfn, item, delta);
     }
 }

@@ -5,6 +5,7 @@ extern crate alloc;
 
 pub mod adapt;
 pub mod check;
+pub mod proc;
 
 mod address_space;
 mod audit;

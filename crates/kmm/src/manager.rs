@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use kmm_fault::{FaultError, FaultKind};
 use kmm_frame::memblock::Accounting as BootAccounting;
-use kmm_frame::{MemMap, PAGE_SIZE, Pfn, PfnRange, Topology};
+use kmm_frame::{MemMap, PAGE_SIZE, Pfn, PfnRange, Topology, VmEvent};
 use kmm_host::{Cpus, Host, PhysMap};
 use kmm_pagetable_walker::{KernelHalf, Levels, Mapper, Root, TableCounter};
 use kmm_slub::{CacheSlot, Slub, SlubBug, SlubConfig};
@@ -68,13 +68,6 @@ pub struct VmEvents {
     pub oom: u64,
 }
 
-#[derive(Debug, Default)]
-struct Events {
-    pgfault: AtomicU64,
-    pgmajfault: AtomicU64,
-    oom: AtomicU64,
-}
-
 /// Linux's memory management over one host. Lives for ever: everything in it is reached by `&'static`.
 pub struct Manager<H: Host> {
     host: &'static H,
@@ -89,7 +82,7 @@ pub struct Manager<H: Host> {
     zero_page: Pfn,
     topology: &'static Topology,
     boot: BootAccounting,
-    events: Events,
+    nr_oom_faults: AtomicU64,
 }
 
 impl<H: Host> Manager<H> {
@@ -181,7 +174,7 @@ impl<H: Host> Manager<H> {
             zero_page,
             topology,
             boot,
-            events: Events::default(),
+            nr_oom_faults: AtomicU64::new(0),
         }))
     }
 
@@ -278,24 +271,26 @@ impl<H: Host> Manager<H> {
     /// Events since boot.
     #[must_use]
     pub fn events(&self) -> VmEvents {
+        let events = self.zones.events();
         VmEvents {
-            pgfault: self.events.pgfault.load(Ordering::Relaxed),
-            pgmajfault: self.events.pgmajfault.load(Ordering::Relaxed),
-            oom: self.events.oom.load(Ordering::Relaxed),
+            pgfault: events[VmEvent::Pgfault],
+            pgmajfault: events[VmEvent::Pgmajfault],
+            oom: self.nr_oom_faults.load(Ordering::Relaxed),
         }
     }
 
     pub(crate) fn count_fault(&self, result: Result<FaultKind, FaultError>) {
-        let counter = match result {
+        match result {
             Ok(FaultKind::Major) => {
-                self.events.pgmajfault.fetch_add(1, Ordering::Relaxed);
-                &self.events.pgfault
+                self.zones.count_event(VmEvent::Pgfault, 1);
+                self.zones.count_event(VmEvent::Pgmajfault, 1);
             }
-            Ok(FaultKind::Minor) => &self.events.pgfault,
-            Err(FaultError::OutOfMemory) => &self.events.oom,
-            Ok(FaultKind::Spurious) | Err(_) => return,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+            Ok(FaultKind::Minor) => self.zones.count_event(VmEvent::Pgfault, 1),
+            Err(FaultError::OutOfMemory) => {
+                self.nr_oom_faults.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(FaultKind::Spurious) | Err(_) => {}
+        }
     }
 }
 

@@ -224,6 +224,7 @@ impl<H: Host> Tables<H> {
         child: &mut Self,
     ) -> Result<(), MmError> {
         let (map, zero_page) = (self.manager.mem_map(), self.manager.zero_page());
+        let pages = self.manager.pages();
         let root = root_of(&mut self.root);
         let mapper = self.manager.mapper(&child.counter);
         let child_root = root_of(&mut child.root);
@@ -242,7 +243,15 @@ impl<H: Host> Tables<H> {
             };
             mapper
                 .copy_user_range(root, child_root, range, &mut gather, |leaf, parent| {
-                    share(&map, zero_page, sharing, leaf, parent, &mut child.usage)
+                    share(
+                        &map,
+                        pages,
+                        zero_page,
+                        sharing,
+                        leaf,
+                        parent,
+                        &mut child.usage,
+                    )
                 })
                 .map_err(map_error)?;
         }
@@ -333,7 +342,13 @@ impl<'a, H: Host> Puts<'a, H> {
             self.give_back();
         }
         let map = self.manager.mem_map();
-        if let Some(pfn) = forget(&map, self.manager.zero_page(), leaf, self.usage) {
+        if let Some(pfn) = forget(
+            &map,
+            self.manager.pages(),
+            self.manager.zero_page(),
+            leaf,
+            self.usage,
+        ) {
             self.pfns[self.nr_pfns] = pfn;
             self.nr_pfns += 1;
         }

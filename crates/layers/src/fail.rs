@@ -4,7 +4,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use kmm_frame::{Gfp, Order};
+use kmm_frame::{Gfp, NodeItem, Order, Pfn};
 use kmm_host::{AllocError, PageBlock, PageReq, PageSource};
 
 const NEVER: u64 = u64::MAX;
@@ -70,6 +70,11 @@ unsafe impl<S: PageSource> PageSource for FailNth<S> {
 
     fn free_bulk(&self, blocks: &mut [Option<PageBlock>]) {
         self.inner.free_bulk(blocks);
+    }
+
+    #[inline]
+    fn count(&self, pfn: Pfn, item: NodeItem, delta: isize) {
+        self.inner.count(pfn, item, delta);
     }
 }
 
@@ -212,6 +217,11 @@ unsafe impl<S: PageSource> PageSource for FailRandom<S> {
 
     fn free_bulk(&self, blocks: &mut [Option<PageBlock>]) {
         self.inner.free_bulk(blocks);
+    }
+
+    #[inline]
+    fn count(&self, pfn: Pfn, item: NodeItem, delta: isize) {
+        self.inner.count(pfn, item, delta);
     }
 }
 

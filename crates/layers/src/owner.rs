@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use kmm_frame::{Gfp, Order, Pfn, PfnRange};
+use kmm_frame::{Gfp, NodeItem, Order, Pfn, PfnRange};
 use kmm_host::{AllocError, Backtrace, Misuse, Owners, PageBlock, PageReq, PageSource};
 use lock_api::{Mutex, RawMutex};
 
@@ -436,6 +436,11 @@ unsafe impl<S: PageSource, O: Owners, F: Fn(BadFree)> PageSource for PageOwner<S
             }
         }
         self.inner.free_bulk(blocks);
+    }
+
+    #[inline]
+    fn count(&self, pfn: Pfn, item: NodeItem, delta: isize) {
+        self.inner.count(pfn, item, delta);
     }
 }
 

@@ -4,7 +4,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use kmm_frame::{Gfp, PAGE_SIZE, Pfn, PfnRange};
+use kmm_frame::{Gfp, NodeItem, PAGE_SIZE, Pfn, PfnRange};
 use kmm_host::{AllocError, PageBlock, PageReq, PageSource, PhysMap};
 
 /// What free pages are filled with. Linux: `PAGE_POISON`.
@@ -201,6 +201,11 @@ unsafe impl<S: PageSource, P: PhysMap, F: Fn(&Corruption)> PageSource for Poison
             self.poison(block);
         }
         self.inner.free_bulk(blocks);
+    }
+
+    #[inline]
+    fn count(&self, pfn: Pfn, item: NodeItem, delta: isize) {
+        self.inner.count(pfn, item, delta);
     }
 }
 

@@ -4,6 +4,7 @@
 
 use core::fmt;
 
+use kmm_frame::{NodeItem, Pfn};
 use kmm_host::{AllocError, PageBlock, PageReq, PageSource};
 use lock_api::{Mutex, RawMutex};
 
@@ -122,6 +123,11 @@ unsafe impl<S: PageSource, L: RawMutex> PageSource for Quarantine<S, L> {
                 self.inner.free(leaves);
             }
         }
+    }
+
+    #[inline]
+    fn count(&self, pfn: Pfn, item: NodeItem, delta: isize) {
+        self.inner.count(pfn, item, delta);
     }
 }
 

@@ -4,7 +4,7 @@
 
 use core::fmt;
 
-use kmm_frame::{Gfp, Order, Page, Pfn};
+use kmm_frame::{Gfp, NodeItem, Order, Page, Pfn};
 use kmm_host::{AllocError, PageBlock, PageReq, PageSource};
 use lock_api::{Mutex, RawMutex};
 
@@ -138,6 +138,11 @@ unsafe impl<S: PageSource, F: Fn(PageEvent)> PageSource for Tracer<S, F> {
             (self.sink)(PageEvent::FreeBatched { pfn, order });
         }
         self.inner.free_bulk(blocks);
+    }
+
+    #[inline]
+    fn count(&self, pfn: Pfn, item: NodeItem, delta: isize) {
+        self.inner.count(pfn, item, delta);
     }
 }
 

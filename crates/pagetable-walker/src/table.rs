@@ -7,8 +7,7 @@
     reason = "page tables are reached through unsafe methods of PteStore"
 )]
 
-use kmm_frame::Order;
-use kmm_frame::{PageFlags, Pfn};
+use kmm_frame::{NodeItem, Order, PageFlags, Pfn};
 use kmm_host::{PageBlock, PageReq, PageSource, PteIndex, PteStore};
 
 use crate::root::{KernelHalf, Root};
@@ -121,6 +120,7 @@ impl<S: PteStore, A: PageSource> Mapper<'_, S, A> {
         page.set(PageFlags::TABLE);
         page.set_private(0);
         self.tables.add(1);
+        self.pages.count(pfn, NodeItem::PageTablePages, 1);
         Ok(Table(pfn))
     }
 
@@ -135,6 +135,7 @@ impl<S: PteStore, A: PageSource> Mapper<'_, S, A> {
         page.clear(PageFlags::TABLE);
         page.set_private(0);
         self.tables.sub(1);
+        self.pages.count(table.0, NodeItem::PageTablePages, -1);
         // SAFETY: the frame came from `alloc_table`, which gave the block up, and nobody refers to it any more.
         self.pages
             .free(unsafe { PageBlock::from_raw(table.0, Order::ZERO) });

@@ -327,6 +327,7 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slub<A, P, L> {
         page.set(PageFlags::SLAB | PageFlags::HEAD);
         self.large_pages
             .fetch_add(order.nr_pages(), Ordering::Relaxed);
+        self.count(head, order, CacheFlags::empty(), 1);
         Ok(base)
     }
 
@@ -346,6 +347,7 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slub<A, P, L> {
         page.set_private(0);
         self.large_pages
             .fetch_sub(order.nr_pages(), Ordering::Relaxed);
+        self.count(head, order, CacheFlags::empty(), -1);
         // SAFETY: `alloc_large` took the block apart, and only one caller found the flag set.
         self.pages.free(unsafe { PageBlock::from_raw(head, order) });
         Ok(())

@@ -85,6 +85,14 @@ impl NewSlab {
         Ok(Self { block, objects })
     }
 
+    pub(crate) fn first(&self) -> Pfn {
+        self.block.pfn()
+    }
+
+    pub(crate) const fn order(&self) -> Order {
+        self.block.order()
+    }
+
     pub(crate) fn into_block(self) -> PageBlock {
         self.block
     }

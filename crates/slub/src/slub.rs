@@ -5,8 +5,8 @@ use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use kmm_frame::{Gfp, MemMap, PageFlags, Pfn, PfnRange};
-use kmm_host::{PageReq, PageSource, PhysMap};
+use kmm_frame::{Gfp, MemMap, NodeItem, Order, PageFlags, Pfn, PfnRange};
+use kmm_host::{PageBlock, PageReq, PageSource, PhysMap};
 use lock_api::{Mutex, RawMutex};
 
 use crate::cache::{Cache, Ctor, Shape};
@@ -180,13 +180,14 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slub<A, P, L> {
                 self.report(SlubBugKind::Leaked(in_use), Some(name), 0);
                 return Err(SlubError::Busy(in_use));
             }
+            let flags = live.shape.flags;
             let Some(block) = live.detach_empty(self.mem()) else {
                 state.cache = None;
                 state.generation = state.generation.wrapping_add(1);
                 return Ok(());
             };
             drop(state);
-            self.pages.free(block);
+            self.free_slab(block, flags);
         }
     }
 
@@ -318,18 +319,18 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slub<A, P, L> {
         gfp: Gfp,
     ) -> Result<NonNull<u8>, SlubError> {
         let slot = self.slots.get(slot).ok_or(SlubError::NoSuchCache)?;
-        let mut new: Option<NewSlab> = None;
+        let mut new: Option<(NewSlab, CacheFlags)> = None;
         loop {
             let mut state = slot.0.lock();
             let generation = generation.unwrap_or(state.generation);
             let Ok(cache) = state.cache_of(generation) else {
                 drop(state);
-                if let Some(new) = new {
-                    self.pages.free(new.into_block());
+                if let Some((new, flags)) = new {
+                    self.free_slab(new.into_block(), flags);
                 }
                 return Err(SlubError::NoSuchCache);
             };
-            if let Some(new) = new.take() {
+            if let Some((new, _)) = new.take() {
                 cache.attach(self.mem(), new);
             }
             let shape = cache.shape;
@@ -341,7 +342,7 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slub<A, P, L> {
                     let surplus = cache.surplus(self.mem());
                     drop(state);
                     if let Some(block) = surplus {
-                        self.pages.free(block);
+                        self.free_slab(block, shape.flags);
                     }
                     if gfp.contains(Gfp::ZERO) {
                         // SAFETY: an object has that many bytes (INV-1), and is ours until we return it.
@@ -351,7 +352,7 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slub<A, P, L> {
                 }
                 Ok(None) => {
                     drop(state);
-                    new = Some(self.new_slab(&shape, gfp)?);
+                    new = Some((self.new_slab(&shape, gfp)?, shape.flags));
                 }
                 Err(bug) => {
                     drop(state);
@@ -367,12 +368,12 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slub<A, P, L> {
             drop(state);
             return self.report(SlubBugKind::NotAllocated, None, object.addr().get());
         };
-        let name = cache.shape.name;
+        let Shape { name, flags, .. } = cache.shape;
         let freed = cache.push(self.mem(), head, object);
         drop(state);
         match freed {
             Ok(None) => {}
-            Ok(Some(block)) => self.pages.free(block),
+            Ok(Some(block)) => self.free_slab(block, flags),
             Err(kind) => self.report(kind, Some(name), object.addr().get()),
         }
     }
@@ -446,26 +447,48 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slub<A, P, L> {
             Err(_) => self.pages.alloc(PageReq::new(min_order, gfp))?,
         };
         let built = NewSlab::build(self.mem(), &shape.geometry, shape.ctor, block);
-        built.map_err(|block| {
-            let address = block.pfn().phys().as_usize();
-            self.pages.free(block);
-            self.report(SlubBugKind::ForeignFrame, Some(shape.name), address);
-            SlubError::OutOfMemory
-        })
+        built
+            .map_err(|block| {
+                let address = block.pfn().phys().as_usize();
+                self.pages.free(block);
+                self.report(SlubBugKind::ForeignFrame, Some(shape.name), address);
+                SlubError::OutOfMemory
+            })
+            .inspect(|new| self.count(new.first(), new.order(), shape.flags, 1))
+    }
+
+    /// Linux: `__free_slab`, mm/slub.c.
+    fn free_slab(&self, block: PageBlock, flags: CacheFlags) {
+        self.count(block.pfn(), block.order(), flags, -1);
+        self.pages.free(block);
+    }
+
+    /// Linux: `account_slab`, `unaccount_slab`, mm/slab.h.
+    pub(crate) fn count(&self, first: Pfn, order: Order, flags: CacheFlags, sign: isize) {
+        let item = if flags.contains(CacheFlags::RECLAIM_ACCOUNT) {
+            NodeItem::SlabReclaimable
+        } else {
+            NodeItem::SlabUnreclaimable
+        };
+        let nr_pages = isize::try_from(order.nr_pages()).unwrap_or(isize::MAX);
+        self.pages.count(first, item, sign * nr_pages);
     }
 
     fn shrink_slot(&self, slot: &CacheSlot<L>) -> usize {
         let mut nr_pages = 0;
         loop {
-            let block = match slot.0.lock().cache.as_mut() {
-                Some(cache) => cache.detach_empty(self.mem()),
+            let detached = match slot.0.lock().cache.as_mut() {
+                Some(cache) => {
+                    let flags = cache.shape.flags;
+                    cache.detach_empty(self.mem()).map(|block| (block, flags))
+                }
                 None => None,
             };
-            let Some(block) = block else {
+            let Some((block, flags)) = detached else {
                 return nr_pages;
             };
             nr_pages += block.order().nr_pages();
-            self.pages.free(block);
+            self.free_slab(block, flags);
         }
     }
 

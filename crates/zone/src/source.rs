@@ -4,7 +4,7 @@
     reason = "an unsafe trait: handing out a frame twice breaks memory safety"
 )]
 
-use kmm_frame::{Gfp, NodeId, Order, PageFlags, Pfn};
+use kmm_frame::{Gfp, NodeId, NodeItem, Order, PageFlags, Pfn};
 use kmm_host::{AllocError, CpuPin, Cpus, PageBlock, PageReq, PageSource, PhysMap};
 use lock_api::RawMutex;
 
@@ -244,6 +244,11 @@ unsafe impl<L: RawMutex, C: Cpus, P: PhysMap> PageSource for Zones<L, C, P> {
 
     fn alloc_bulk(&self, gfp: Gfp, node: Option<NodeId>, out: &mut [Option<PageBlock>]) -> usize {
         self.alloc_pages_bulk(gfp, node, out).0
+    }
+
+    #[inline]
+    fn count(&self, pfn: Pfn, item: NodeItem, delta: isize) {
+        self.mod_node_count(pfn, item, delta);
     }
 
     /// Blocks that are not free to go are reported and dropped.

@@ -10,14 +10,14 @@
 
 mod common;
 
-use common::{Random, Tiny, bare, frames, run_on, small};
+use common::{Random, TestZones, Tiny, bare, boot, frames, run_on, small};
 use kmm_frame::{
-    NodeId, NodeItem, NumaItem, Pfn, PfnRange, VmEvent, VmEventCounts, ZoneCounts, ZoneItem,
-    ZoneType,
+    MemMap, NodeId, NodeItem, NumaItem, Page, Pfn, PfnRange, Topology, VirtAddr, VmEvent,
+    VmEventCounts, ZoneCounts, ZoneItem, ZoneType,
 };
-use kmm_host::{CpuId, CpuPin, Cpus};
+use kmm_host::{CpuId, CpuPin, Cpus, DirectMap, PageSource};
 use kmm_zone::{
-    CountPressure, CpuCounts, LruList, NodeCounters, ZoneLayout, normal_threshold,
+    CountPressure, CpuCounts, LruList, NodeCounters, NodeLayouts, ZoneLayout, normal_threshold,
     pressure_threshold,
 };
 
@@ -143,7 +143,7 @@ fn counts_of_all_cpus_agree_with_the_oracle() {
         match random.below(16) {
             0..4 => {
                 let item = NodeItem::ALL[random.below(NodeItem::COUNT)];
-                zones.mod_node_count(Pfn::ZERO, item, delta);
+                zones.mod_node_count(Pfn::new(random.below(1024)), item, delta);
                 oracle_node[item.index()] += delta as i64;
             }
             4..8 => {
@@ -218,8 +218,6 @@ fn counts_of_all_cpus_agree_with_the_oracle() {
 fn thresholds_follow_the_zones() {
     let ram = frames(0, 1024);
     let zones = bare::<Lock>(ZoneLayout::new::<Tiny>(ram), ram, 4);
-    zones.add_present(ram);
-    zones.free_at_boot(ram).unwrap();
     let normal = zones.zone(ZoneType::Normal);
     let cpu = CpuId::new(3);
     assert_eq!(
@@ -227,7 +225,7 @@ fn thresholds_follow_the_zones() {
         0,
         "before the watermarks are there"
     );
-    zones.init_watermarks(64, 10);
+    boot(&zones, ram, frames(0, 1), 96);
     assert_eq!(normal.stat_threshold(cpu), 6);
     assert_eq!(normal.pcp_stats().nth(3).unwrap().stat_threshold, 6);
     assert_eq!(zones.node(NodeId::ZERO).counters().threshold(cpu), 6);
@@ -246,6 +244,7 @@ fn thresholds_follow_the_zones() {
 #[test]
 fn pages_on_lru_lists_are_counted_for_zone_and_node() {
     let zones = small::<Lock>(32, PfnRange::EMPTY, 1);
+    let (normal, node) = (zones.zone(ZoneType::Normal), zones.node(NodeId::ZERO));
     let block = zones
         .alloc_pages(kmm_host::PageReq::new(
             kmm_frame::Order::ZERO,
@@ -253,25 +252,81 @@ fn pages_on_lru_lists_are_counted_for_zone_and_node() {
         ))
         .unwrap()
         .0;
-    zones
-        .node(NodeId::ZERO)
-        .lruvec()
-        .add(block.pfn(), LruList::ActiveAnon)
-        .unwrap();
-    let normal = zones.zone(ZoneType::Normal);
-    let node = zones.node(NodeId::ZERO).counters();
+    node.lruvec().add(block.pfn(), LruList::ActiveAnon).unwrap();
     assert_eq!(normal.count(ZoneItem::ActiveAnon), 1);
-    assert_eq!(node.snapshot(NodeItem::ActiveAnon), 1);
-    zones
-        .node(NodeId::ZERO)
-        .lruvec()
-        .deactivate(block.pfn())
-        .unwrap();
-    assert_eq!(node.snapshot(NodeItem::ActiveAnon), 0);
-    assert_eq!(node.snapshot(NodeItem::InactiveAnon), 1);
-    zones.node(NodeId::ZERO).lruvec().del(block.pfn()).unwrap();
-    assert_eq!(node.snapshot(NodeItem::InactiveAnon), 0);
+    assert_eq!(node.counters().snapshot(NodeItem::ActiveAnon), 1);
+    node.lruvec().deactivate(block.pfn()).unwrap();
+    assert_eq!(node.counters().snapshot(NodeItem::ActiveAnon), 0);
+    assert_eq!(node.counters().snapshot(NodeItem::InactiveAnon), 1);
+    node.lruvec().del(block.pfn()).unwrap();
+    assert_eq!(node.counters().snapshot(NodeItem::InactiveAnon), 0);
     kmm_host::PageSource::free(&zones, block);
+}
+
+#[test]
+fn what_a_frame_is_used_for_is_counted_by_its_node() {
+    let ram = frames(0, 1024);
+    let mut topology = Topology::new(2).unwrap();
+    topology.add_range(frames(0, 512), NodeId::new(0)).unwrap();
+    topology
+        .add_range(frames(512, 1024), NodeId::new(1))
+        .unwrap();
+    topology.set_cpu_node(1, NodeId::new(1)).unwrap();
+    let zones = two_nodes(Box::leak(Box::new(topology)), ram);
+    let count = |node: u8, item| zones.node(NodeId::new(node)).counters().snapshot(item);
+    for (pfn, cpu, more) in [(511, 1, 3), (512, 0, 5), (512, 1, 7), (1023, 0, 11)] {
+        run_on(cpu);
+        PageSource::count(&zones, Pfn::new(pfn), NodeItem::PageTablePages, more);
+    }
+    let tables = NodeItem::PageTablePages;
+    assert_eq!((count(0, tables), count(1, tables)), (3, 23));
+    // Events are those of the CPU that saw them.
+    run_on(1);
+    zones.count_event(VmEvent::Pgfault, 2);
+    run_on(0);
+    zones.count_event(VmEvent::Pgfault, 3);
+    let faults = |node: u8| zones.node(NodeId::new(node)).counters().events()[VmEvent::Pgfault];
+    assert_eq!((faults(0), faults(1)), (3, 2));
+    assert_eq!(zones.events()[VmEvent::Pgfault], 5);
+    // Each node has thresholds of its own: the highest of its zones.
+    zones.add_present(ram);
+    zones.free_at_boot(frames(0, 512)).unwrap();
+    zones.init_watermarks(64, 10);
+    for node in zones.nodes() {
+        let of_zones = node
+            .zones()
+            .iter()
+            .map(|zone| zone.stat_threshold(CpuId::new(1)));
+        assert_eq!(
+            node.counters().threshold(CpuId::new(1)),
+            of_zones.max().unwrap()
+        );
+        assert_eq!(
+            node.counters().threshold(CpuId::new(1)),
+            normal_threshold(0, 2)
+        );
+    }
+    // A CPU passes on what it has counted of any node.
+    let fold = || zones.cpus().with_pin(|pin| zones.fold_counts(pin));
+    run_on(1);
+    zones.mod_node_count(Pfn::new(0), tables, 1);
+    let total = |node: u8| zones.node(NodeId::new(node)).counters().total(tables);
+    assert_eq!((total(0), count(0, tables)), (3, 4));
+    run_on(0);
+    assert!(!fold());
+    run_on(1);
+    assert!(fold());
+    assert_eq!((total(0), count(0, tables)), (4, 4));
+}
+
+fn two_nodes(topology: &'static Topology, ram: PfnRange) -> TestZones {
+    let pages: Vec<Page> = ram.iter().map(|_| Page::new()).collect();
+    let map = MemMap::new(ram, pages.leak()).unwrap();
+    let layouts = NodeLayouts::new::<Tiny>(topology, [ram]);
+    let storage = common::storage_for(&layouts, 2);
+    // SAFETY: nobody reaches the bytes of these frames.
+    let phys = unsafe { DirectMap::new(VirtAddr::new(0), ram.end()) };
+    TestZones::new(map, common::ThreadCpus(2), phys, &layouts, storage).unwrap()
 }
 
 #[test]

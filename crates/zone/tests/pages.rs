@@ -143,7 +143,7 @@ fn pages_in_use_are_reported_and_dropped() {
     assert_eq!(reasons(bad), [BadReason::RefCount(2)]);
     let bad = spoiled(0, |page| page.set_ref_count(-1), 0);
     assert_eq!(reasons(bad), [BadReason::RefCount(-1)]);
-    let bad = spoiled(1, |page| page.inc_map_count(), 0);
+    let bad = spoiled(1, |page| _ = page.inc_map_count(), 0);
     assert_eq!(reasons(bad), [BadReason::MapCount(1)]);
     // Later frames of a block are looked at in debug builds.
     if cfg!(debug_assertions) {

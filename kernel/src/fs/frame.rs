@@ -6,7 +6,7 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use kmm::frame::{Gfp, PAGE_SIZE, PageFlags, Pfn};
+use kmm::frame::{Gfp, NodeItem, PAGE_SIZE, PageFlags, Pfn};
 use kmm::host::{PageReq, PageSource as _, PhysMap as _};
 
 use crate::mm;
@@ -45,6 +45,7 @@ impl Frame {
         page.set_ref_count(1);
         page.set(PageFlags::FILE | PageFlags::UPTODATE);
         NR_FRAMES.fetch_add(1, Ordering::Relaxed);
+        count(pfn, 1);
         Ok(Self(pfn))
     }
 
@@ -76,9 +77,17 @@ impl Frame {
     }
 }
 
+/// Every file lives in memory alone, as in tmpfs.
+fn count(pfn: Pfn, nr_pages: isize) {
+    for item in [NodeItem::FilePages, NodeItem::Shmem] {
+        mm::manager().pages().count(pfn, item, nr_pages);
+    }
+}
+
 impl Drop for Frame {
     fn drop(&mut self) {
         NR_FRAMES.fetch_sub(1, Ordering::Relaxed);
+        count(self.0, -1);
         // It may stay mapped, but it is no longer a page of a file.
         mm::mem_map()
             .page(self.0)

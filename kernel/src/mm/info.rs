@@ -3,48 +3,17 @@
 use core::fmt::{self, Write};
 use core::panic::Location;
 
-use kmm::frame::{NodeId, PAGE_SIZE, PageFlags, ZoneType};
+use kmm::frame::PAGE_SIZE;
 use kmm::pagetable_walker::{Level, Span};
-use kmm::procfs::buddyinfo::BuddyLine;
-use kmm::procfs::meminfo::{Meminfo, available_pages};
-use kmm::procfs::pagetypeinfo::{self, PageTypes};
+use kmm::proc;
+use kmm::procfs::meminfo::Meminfo;
+use kmm::procfs::pages_to_kb;
 use kmm::procfs::slabinfo::{self, SlabLine};
 use kmm::procfs::vmallocinfo::{AreaKind, AreaLine};
-use kmm::procfs::vmstat::Vmstat;
-use kmm::procfs::zoneinfo::{Pageset, ZoneInfo};
-use kmm::procfs::{NodeCounts, NodeItem, VmEvent, VmEventCounts, pages_to_kb};
 use kmm::vmalloc::AreaFlags;
 
-use super::{machine, manager, stack};
+use super::{machine, manager};
 use crate::fallible::{self, Text};
-
-/// Pages by what they hold, counted from the descriptors.
-#[derive(Clone, Copy, Debug, Default)]
-struct Held {
-    anon_mapped: u64,
-    file: u64,
-    file_mapped: u64,
-    dirty_file: u64,
-    tables: u64,
-}
-
-/// Looks at every descriptor.
-fn held() -> Held {
-    let mut held = Held::default();
-    let map = manager().mem_map();
-    for page in map.range().iter().filter_map(|pfn| map.get(pfn)) {
-        let flags = page.flags();
-        let is_mapped = page.map_count() > 0;
-        held.anon_mapped += u64::from(flags.contains(PageFlags::ANON) && is_mapped);
-        held.tables += u64::from(flags.contains(PageFlags::TABLE));
-        if flags.contains(PageFlags::FILE) {
-            held.file += 1;
-            held.file_mapped += u64::from(is_mapped);
-            held.dirty_file += u64::from(flags.contains(PageFlags::DIRTY));
-        }
-    }
-    held
-}
 
 /// KiB of the direct map in pages of each size.
 fn direct_map_kb() -> [u64; 3] {
@@ -73,116 +42,36 @@ fn direct_map_kb() -> [u64; 3] {
 /// /proc/meminfo.
 pub fn write_meminfo(out: &mut dyn Write) -> fmt::Result {
     let manager = manager();
-    let held = held();
-    let slab = manager.slub().nr_pages();
-    let zones = fallible::collect(manager.pages().stats())?;
-    let free: u64 = zones.iter().map(|zone| zone.free as u64).sum();
-    let wmark_low: u64 = zones.iter().map(|zone| zone.watermarks.low as u64).sum();
-    let reserve: u64 = zones
-        .iter()
-        .map(|zone| {
-            let held_back = zone.protection.iter().max().copied().unwrap_or(0);
-            (held_back + zone.watermarks.high).min(zone.managed) as u64
-        })
-        .sum();
     let [direct_4k, direct_2m, direct_1g] = direct_map_kb();
-    let reclaimable = slab.reclaimable as u64;
     let info = Meminfo {
-        mem_total_kb: pages_to_kb(manager.pages().managed_pages() as u64),
-        mem_free_kb: pages_to_kb(free),
-        mem_available_kb: pages_to_kb(available_pages(free, 0, reclaimable, wmark_low, reserve)),
-        cached_kb: pages_to_kb(held.file),
-        dirty_kb: 0,
-        anon_pages_kb: pages_to_kb(held.anon_mapped),
-        mapped_kb: pages_to_kb(held.file_mapped),
-        // Every file lives in memory alone, as in tmpfs.
-        shmem_kb: pages_to_kb(held.file),
-        kreclaimable_kb: pages_to_kb(reclaimable),
-        slab_kb: pages_to_kb((slab.reclaimable + slab.unreclaimable) as u64),
-        sreclaimable_kb: pages_to_kb(reclaimable),
-        sunreclaim_kb: pages_to_kb(slab.unreclaimable as u64),
-        kernel_stack_kb: (stack::nr_stacks() * stack::STACK_BYTES / 1024) as u64,
-        page_tables_kb: pages_to_kb(held.tables),
         vmalloc_total_kb: manager.vmalloc().total_bytes() >> 10,
         vmalloc_used_kb: pages_to_kb(manager.vmalloc().nr_pages() as u64),
-        hugepagesize_kb: 2048,
         direct_map_4k_kb: direct_4k,
         direct_map_2m_kb: direct_2m,
         direct_map_1g_kb: direct_1g,
-        ..Meminfo::default()
+        ..proc::meminfo(manager.pages())
     };
     write!(out, "{info}")
 }
 
 /// /proc/buddyinfo.
 pub fn write_buddyinfo(out: &mut dyn Write) -> fmt::Result {
-    for zone in manager().pages().stats().filter(|zone| zone.managed > 0) {
-        let line = BuddyLine {
-            node: number(zone.node),
-            zone: zone.kind.name(),
-            nr_free: zone.nr_free.map(|count| count as u64),
-        };
-        write!(out, "{line}")?;
-    }
-    Ok(())
+    proc::write_buddyinfo(manager().pages(), out)
 }
 
 /// /proc/zoneinfo.
 pub fn write_zoneinfo(out: &mut dyn Write) -> fmt::Result {
-    let node_stats = node_stats(&held());
-    let mut first = true;
-    for zone in manager().pages().stats() {
-        let kinds = ZoneType::ALL
-            .iter()
-            .filter(|&&kind| manager().pages().is_configured(kind));
-        let protection = fallible::collect(kinds.map(|kind| zone.protection[kind.index()] as u64))?;
-        let stats = manager().pages().node(zone.node).zone(zone.kind).pcp_stats();
-        let pagesets = fallible::collect(stats.map(|pcp| Pageset {
-            cpu: u32::try_from(pcp.cpu.index()).unwrap_or(u32::MAX),
-            count: pcp.count as u64,
-            high: pcp.limits.high as u64,
-            batch: pcp.limits.batch as u64,
-            stat_threshold: pcp.stat_threshold as u64,
-        }))?;
-        let shows_node = first && zone.present > 0;
-        first &= !shows_node;
-        let info = ZoneInfo {
-            node: number(zone.node),
-            zone: zone.kind.name(),
-            node_stats: shows_node.then_some(&node_stats),
-            free: zone.free as u64,
-            boost: 0,
-            min: zone.watermarks.min as u64,
-            low: zone.watermarks.low as u64,
-            high: zone.watermarks.high as u64,
-            spanned: zone.spanned as u64,
-            present: zone.present as u64,
-            managed: zone.managed as u64,
-            cma: 0,
-            protection: &protection,
-            zone_stats: zone.counts,
-            numa_stats: zone.numa,
-            pagesets: &pagesets,
-            node_unreclaimable: false,
-            start_pfn: zone.start_pfn.index() as u64,
-        };
-        write!(out, "{info}")?;
-    }
-    Ok(())
+    proc::write_zoneinfo(manager().pages(), out)
+}
+
+/// /proc/pagetypeinfo.
+pub fn write_pagetypeinfo(out: &mut dyn Write) -> fmt::Result {
+    proc::write_pagetypeinfo(manager().pages(), out)
 }
 
 /// /proc/vmstat.
 pub fn write_vmstat(out: &mut dyn Write) -> fmt::Result {
-    let mut stat = Vmstat {
-        node: node_stats(&held()),
-        events: vm_events(),
-        ..Vmstat::default()
-    };
-    for zone in manager().pages().stats() {
-        stat.zone.add(&zone.counts);
-        stat.numa.add(&zone.numa);
-    }
-    write!(out, "{stat}")
+    write!(out, "{}", proc::vmstat(manager().pages()))
 }
 
 /// /proc/slabinfo.
@@ -234,51 +123,6 @@ fn caller_text(caller: &Location<'_>) -> Result<Text, fmt::Error> {
     let mut text = Text::default();
     write!(text, "{}:{}", caller.file(), caller.line())?;
     Ok(text)
-}
-
-fn number(node: NodeId) -> u32 {
-    u32::try_from(node.index()).unwrap_or(0)
-}
-
-/// /proc/pagetypeinfo.
-pub fn write_pagetypeinfo(out: &mut dyn Write) -> fmt::Result {
-    let present = manager()
-        .pages()
-        .all()
-        .filter(|zone| zone.present_pages() > 0);
-    let zones = fallible::collect(present.map(|zone| {
-        let (free, blocks) = (zone.nr_free_by_type(), zone.nr_pageblocks());
-        PageTypes {
-            node: number(zone.node()),
-            zone: zone.kind().name(),
-            nr_free: pagetypeinfo::TYPES.map(|kind| free[kind.index()].map(|count| count as u64)),
-            nr_blocks: pagetypeinfo::TYPES.map(|kind| blocks[kind.index()] as u64),
-        }
-    }))?;
-    let mut out = out;
-    pagetypeinfo::write(&mut out, zones)
-}
-
-fn node_stats(held: &Held) -> NodeCounts {
-    let slab = manager().slub().nr_pages();
-    let mut stats = NodeCounts::ZERO;
-    stats[NodeItem::AnonPages] = held.anon_mapped;
-    stats[NodeItem::Mapped] = held.file_mapped;
-    stats[NodeItem::FilePages] = held.file;
-    stats[NodeItem::Shmem] = held.file;
-    stats[NodeItem::SlabReclaimable] = slab.reclaimable as u64;
-    stats[NodeItem::SlabUnreclaimable] = slab.unreclaimable as u64;
-    stats[NodeItem::KernelStack] = (stack::nr_stacks() * stack::STACK_BYTES / 1024) as u64;
-    stats[NodeItem::PageTablePages] = held.tables;
-    stats
-}
-
-fn vm_events() -> VmEventCounts {
-    let mut events = manager().pages().events();
-    let seen = manager().events();
-    events[VmEvent::Pgfault] = seen.pgfault;
-    events[VmEvent::Pgmajfault] = seen.pgmajfault;
-    events
 }
 
 /// Bytes of RAM that the allocator manages, and that are free now: for sysinfo.

@@ -3,17 +3,20 @@
 
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use kmm::frame::{Gfp, VirtAddr};
+use kmm::frame::{Gfp, NodeItem, PAGE_SIZE, VirtAddr};
 
 use super::manager;
 
 /// Bytes of a kernel stack.
 pub const STACK_BYTES: usize = crate::arch::KERNEL_STACK_BYTES;
 
+/// Stacks are counted in KiB.
+const KIB_PER_PAGE: isize = 4;
+const _: () = assert!(KIB_PER_PAGE as usize * 1024 == PAGE_SIZE);
+
 /// What an unused word of a measured stack holds.
 const UNUSED: u64 = 0x5acf_5acf_5acf_5acf;
 
-static NR_STACKS: AtomicUsize = AtomicUsize::new(0);
 static IS_MEASURED: AtomicBool = AtomicBool::new(false);
 static DEEPEST_BYTES: AtomicUsize = AtomicUsize::new(0);
 
@@ -22,11 +25,6 @@ static DEEPEST_BYTES: AtomicUsize = AtomicUsize::new(0);
 pub fn measure_stacks() -> usize {
     IS_MEASURED.store(true, Ordering::Relaxed);
     DEEPEST_BYTES.load(Ordering::Relaxed)
-}
-
-/// How many there are.
-pub fn nr_stacks() -> usize {
-    NR_STACKS.load(Ordering::Relaxed)
 }
 
 /// A stack of a kernel thread or of a process in the kernel.
@@ -65,9 +63,22 @@ impl KernelStack {
     }
 }
 
+/// Counts the pages of a stack by their nodes. Linux: `account_kernel_stack`.
+fn count(base: VirtAddr, kib: isize) {
+    let manager = manager();
+    manager.vmalloc().with_root(|root, mapper| {
+        for at in (0..STACK_BYTES as u64).step_by(PAGE_SIZE) {
+            if let Some(leaf) = mapper.walk(root, base + at).leaf() {
+                let pages = manager.pages();
+                pages.mod_node_count(leaf.pte.pfn(), NodeItem::KernelStack, kib);
+            }
+        }
+    });
+}
+
 impl Drop for KernelStack {
     fn drop(&mut self) {
-        NR_STACKS.fetch_sub(1, Ordering::Relaxed);
+        count(self.base, -KIB_PER_PAGE);
         if self.is_measured {
             DEEPEST_BYTES.fetch_max(self.used_bytes(), Ordering::Relaxed);
         }
@@ -83,7 +94,7 @@ impl Drop for KernelStack {
 /// A new stack, if there is memory.
 pub fn alloc_kernel_stack() -> Option<KernelStack> {
     let base = manager().vmalloc().vmalloc(STACK_BYTES, Gfp::KERNEL).ok()?;
-    NR_STACKS.fetch_add(1, Ordering::Relaxed);
+    count(base, KIB_PER_PAGE);
     let mut stack = KernelStack {
         base,
         is_measured: false,

@@ -442,7 +442,7 @@ impl Process {
         let (root, usage) = (self.root.as_mut().expect("alive"), &mut self.usage);
         mapper
             .unmap_range(root, range, &mut gather, |leaf, _| {
-                gone.extend(forget(&map, world.zero_page, leaf, usage));
+                gone.extend(forget(&map, &world.pages, world.zero_page, leaf, usage));
             })
             .expect("base pages");
         gather.finish();
@@ -498,7 +498,17 @@ impl Process {
                 child_root,
                 range,
                 &mut gather,
-                |leaf, parent| share(&map, world.zero_page, sharing, leaf, parent, usage),
+                |leaf, parent| {
+                    share(
+                        &map,
+                        &world.pages,
+                        world.zero_page,
+                        sharing,
+                        leaf,
+                        parent,
+                        usage,
+                    )
+                },
             );
             if copied.is_err() {
                 gather.finish();

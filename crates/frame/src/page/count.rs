@@ -115,10 +115,10 @@ impl Page {
         self.map_count() > 0
     }
 
-    /// One more entry maps the page. Linux: `page_add_rmap`.
+    /// One more entry maps the page; whether it is the first. Linux: `page_add_rmap`.
     #[inline]
-    pub fn inc_map_count(&self) {
-        self.map_count.fetch_add(1, CoreOrdering::Relaxed);
+    pub fn inc_map_count(&self) -> bool {
+        self.map_count.fetch_add(1, CoreOrdering::Relaxed) == 0
     }
 
     /// One entry fewer maps the page; whether it was the last. Linux: `page_remove_rmap`.
