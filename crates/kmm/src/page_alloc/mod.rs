@@ -162,12 +162,21 @@ impl<H: Host> PageAlloc<H> {
         let gfp = self.might_sleep(caller.limit(req.gfp));
         let req = PageReq { gfp, ..req };
         let allowed = caller.allowed();
-        if mask.is_all() && allowed.is_all() {
-            if let Ok((block, Pressure::None)) = self.zones.alloc_pages(req) {
-                return self.finish(block, gfp);
+        let block = if mask.is_all() && allowed.is_all() {
+            match self.zones.alloc_pages(req) {
+                Ok((block, Pressure::None)) => block,
+                Ok((block, Pressure::WakeKswapd)) => {
+                    self.wake_kswapds(&Request::new(req, mask, allowed));
+                    block
+                }
+                Err(error) => {
+                    let request = Request::new(req, mask, allowed);
+                    self.alloc_slow(caller.sleep(), &request, error)?
+                }
             }
-        }
-        let block = self.alloc_uncommon(caller.sleep(), &Request::new(req, mask, allowed))?;
+        } else {
+            self.alloc_among(caller.sleep(), &Request::new(req, mask, allowed))?
+        };
         self.finish(block, gfp)
     }
 

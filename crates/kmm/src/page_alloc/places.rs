@@ -117,6 +117,8 @@ impl<H: Host> PageAlloc<H> {
     }
 
     /// Wakes kswapd of every node that could serve the request. Linux: `wake_all_kswapds`.
+    #[cold]
+    #[inline(never)]
     pub(super) fn wake_kswapds(&self, request: &Request) {
         if !request.has(Gfp::KSWAPD_RECLAIM) {
             return;

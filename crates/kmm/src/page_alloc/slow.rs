@@ -15,10 +15,9 @@ use super::{
 };
 
 impl<H: Host> PageAlloc<H> {
-    /// What the fast path leaves: a request for some nodes only, one that finds memory short, one that finds none.
-    #[cold]
+    /// The fast path of requests that some nodes only may serve.
     #[inline(never)]
-    pub(super) fn alloc_uncommon(
+    pub(super) fn alloc_among(
         &self,
         sleep: Option<&mut Sleep>,
         request: &Request,
@@ -29,17 +28,25 @@ impl<H: Host> PageAlloc<H> {
                 self.wake_kswapds(request);
                 Ok(block)
             }
-            Err(AllocError::NoSuchNode) => Err(AllocError::NoSuchNode),
-            Err(_) => self.alloc_slow(sleep, request),
+            Err(error) => self.alloc_slow(sleep, request, error),
         }
     }
 
     /// Linux: `__alloc_pages_slowpath`.
-    fn alloc_slow(
+    ///
+    /// # Errors
+    /// `error` unless that is [`AllocError::OutOfMemory`]; that if nothing helped.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn alloc_slow(
         &self,
         sleep: Option<&mut Sleep>,
         request: &Request,
+        error: AllocError,
     ) -> Result<PageBlock, AllocError> {
+        if error != AllocError::OutOfMemory {
+            return Err(error);
+        }
         let (order, gfp) = (request.req.order, request.req.gfp);
         self.step(AllocStep::Slow { order, gfp });
         let mut request = *request;
