@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "vouches for the simulated machine")]
 
 use kmm::frame::memblock::{FirstMegabyte, Memblock, Reserved};
-use kmm::frame::{PhysAddr, VirtAddr};
+use kmm::frame::{PhysAddr, Topology, VirtAddr};
 use kmm::pagetable_walker::layout::{Layout, RegionKind};
 use kmm::pagetable_walker::{Level, Levels, PteFlags, TableCounter};
 use kmm::{BuildError, Early, Hooks, ImagePart, KernelSpace, Manager};
@@ -48,6 +48,17 @@ pub fn image_parts() -> [ImagePart; 3] {
 /// # Panics
 /// Later, in the hooks, when the manager reports a mistake.
 pub fn boot(config: Config) -> Result<Booted, BuildError> {
+    boot_with_nodes(config, Topology::single())
+}
+
+/// As [`boot`], on a machine with these nodes.
+///
+/// # Errors
+/// [`BuildError`].
+///
+/// # Panics
+/// As [`boot`].
+pub fn boot_with_nodes(config: Config, topology: Topology) -> Result<Booted, BuildError> {
     let levels = if config.nr_levels == 5 {
         Levels::Five
     } else {
@@ -74,6 +85,7 @@ pub fn boot(config: Config) -> Result<Booted, BuildError> {
     let tables: &'static TableCounter = Box::leak(Box::new(TableCounter::new()));
     // SAFETY: memblock has what the firmware tells, less the image; the machine's `phys` reaches all of it always.
     let early = unsafe { Early::new(machine, memblock, end) }?;
+    let early = early.with_topology(topology);
     let root = early.kernel_tables(&space, image_parts(), tables)?;
     let hooks = Hooks {
         on_bad_page: |bad| panic!("{bad}"),
