@@ -65,6 +65,17 @@ impl Flags {
         }
     }
 
+    /// The number behind `--name`, `without` if it stands there alone, `None` if it does not.
+    pub(crate) fn number_or(&mut self, name: &str, without: u32) -> Result<Option<u32>> {
+        let at = self.rest.iter().position(|arg| arg == name);
+        let next = at.and_then(|at| self.rest.get(at + 1));
+        if at.is_some() && next.is_none_or(|next| next.starts_with("--")) {
+            self.flag(name);
+            return Ok(Some(without));
+        }
+        self.number(name)
+    }
+
     /// What stood after `--`, once nothing unknown is left before it.
     pub(crate) fn finish(self) -> Result<Vec<String>> {
         if let Some(arg) = self.rest.first() {
@@ -91,6 +102,16 @@ mod tests {
         assert_eq!(flags.values("--exec").unwrap(), ["ls", "ps"]);
         assert_eq!(flags.number("--smp").unwrap(), Some(2));
         assert_eq!(flags.finish().unwrap(), ["--mem", "x"]);
+    }
+
+    #[test]
+    fn a_number_may_be_left_out() {
+        let number = |line: &str| flags(line).number_or("--fuzz", 60).unwrap();
+        assert_eq!(number("--fuzz 5 --run"), Some(5));
+        assert_eq!(number("--fuzz"), Some(60));
+        assert_eq!(number("--fuzz --run"), Some(60));
+        assert_eq!(number("--run"), None);
+        assert!(flags("--fuzz long").number_or("--fuzz", 60).is_err());
     }
 
     #[test]

@@ -60,7 +60,8 @@ cargo xtask COMMAND
              --fragmentation  what requests of different mobility leave for huge pages; --seed N
              --save           keep a copy in benches/results/
   probe    highmem is nothing on 64 bits, shown in machine code
-  deep     what takes hours: says what it would do; --run does it, with --seeds N
+  deep     what takes long: says what it would do; --run does it all, with --seeds N
+             --fuzz [SECONDS] | --loom | --mutants   only that
   tidy     check floors, the feature table, unsafe without proof, file sizes, links
   setup    install what is missing, and nothing else
 ";

@@ -1,0 +1,4 @@
+//! `kmm_fuzz::kcoll` under the engine.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kmm_fuzz::kcoll::run(bytes));
