@@ -16,6 +16,7 @@ mod exec;
 mod fault;
 mod files;
 mod fork;
+mod page_wait;
 pub mod random;
 mod scheduler;
 mod signal;
@@ -37,6 +38,7 @@ pub use exec::{check_executable, exec, spawn};
 pub use fault::{on_user_exception, page_fault};
 pub use files::{FILES_MAX, Fd, FdTable};
 pub use fork::{Clone, fork};
+pub use page_wait::PAGE_WAITS;
 pub use scheduler::{
     Channel, current, find_task, finish_switch as finish_first_switch, for_each_task, idle_ticks,
     init, nr_switches, run_scheduler, wait_until, wait_until_deadline, wake, yield_now,

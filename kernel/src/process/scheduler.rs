@@ -275,6 +275,22 @@ pub fn wait_until_deadline<R>(
     }
 }
 
+/// Waits until `is_done`, whatever signals come. The task counts as waiting before it asks, so who wakes it in between, from
+/// an interrupt or another CPU, is not missed.
+pub(super) fn wait_asking(channel: Channel, is_done: &mut dyn FnMut() -> bool) {
+    let task = current();
+    loop {
+        {
+            let _scheduler = SCHEDULER.lock();
+            task.run.block(channel, u64::MAX);
+        }
+        if is_done() {
+            return wake_task(&task);
+        }
+        schedule();
+    }
+}
+
 /// Stops the running task until it is woken, or does nothing if a signal is there.
 pub(super) fn block(
     task: &Task,

@@ -4,8 +4,12 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{Signal, commands, fault, spawn, wait};
+use kmm::frame::Page;
+use kmm::host::Sleep;
+
+use super::{PAGE_WAITS, Signal, commands, fault, spawn, spawn_kernel_thread, wait, yield_now};
 use crate::ensure;
 use crate::fs::{OpenFile, Place, flags, open};
 use crate::mm;
@@ -75,10 +79,18 @@ pub const TESTS: &[Test] = &[
         run: corrupt,
     },
     Test {
+        name: "process::tasks_sleep_until_a_page_is_unlocked",
+        run: page_lock,
+    },
+    Test {
         name: "process::programs_give_back_all_they_took",
         run: no_leak,
     },
 ];
+
+/// What the page lock of the self-test is about.
+static PAGE: Page = Page::new();
+static NR_UNLOCKED: AtomicUsize = AtomicUsize::new(0);
 
 const OUTPUT: &[u8] = b"/tmp/selftest-output";
 const LINES_SHOWN: usize = 8;
@@ -128,6 +140,37 @@ fn program(name: &str) -> Outcome {
             "{name} returned {status}:\n  {shown}"
         )));
     }
+    Ok(())
+}
+
+fn page_lock() -> Outcome {
+    fn lock_and_unlock() {
+        PAGE_WAITS.lock(&mut Sleep::grant(), &PAGE);
+        NR_UNLOCKED.fetch_add(1, Ordering::Relaxed);
+        // Others run while this one has it.
+        yield_now();
+        PAGE_WAITS.unlock(&PAGE);
+    }
+    NR_UNLOCKED.store(0, Ordering::Relaxed);
+    PAGE_WAITS.lock(&mut Sleep::grant(), &PAGE);
+    for _ in 0..3 {
+        spawn_kernel_thread("lock", lock_and_unlock);
+    }
+    while !PAGE.has_waiters() {
+        yield_now();
+    }
+    for _ in 0..10 {
+        yield_now();
+    }
+    let early = NR_UNLOCKED.load(Ordering::Relaxed);
+    PAGE_WAITS.unlock(&PAGE);
+    for _ in 0..100 {
+        yield_now();
+    }
+    ensure!(early == 0, "{early} tasks got a lock that was held");
+    let late = NR_UNLOCKED.load(Ordering::Relaxed);
+    ensure!(late == 3, "{late} of 3 tasks got the lock");
+    ensure!(PAGE.flags().is_empty(), "left: {:?}", PAGE.flags());
     Ok(())
 }
 
