@@ -5,10 +5,10 @@ use kmm_frame::{Gfp, NodeId, NodeMask, NumaItem, Order, Page, PageFlags, Pfn, Pf
 use kmm_host::{AllocError, CpuPin, Cpus, PhysMap};
 use lock_api::RawMutex;
 
-use crate::watermark::Effort;
+use crate::effort::Effort;
 use crate::zone::FREED;
 use crate::zonelist::Search;
-use crate::{AllowedNodes, BadPage, BadReason, Pcp, Zone, Zones};
+use crate::{AllowedNodes, BadPage, BadReason, Pcp, Unreserve, Zone, Zones};
 
 /// What an allocation means for the rest of the system. The zones only say it; whoever called acts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,8 +111,19 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         allowed: AllowedNodes,
     ) -> Result<(Pfn, Pressure), AllocError> {
         let search = self.search(pin, gfp, node, allowed.first(gfp));
-        let mut zones = self.zonelist(search.node, search.nodes, search.highest);
-        let found = zones.find_map(|zone| Some((zone, zone.take(pin, order, &search)?)));
+        let effort = Effort::fast(gfp);
+        let mut found = None;
+        if self.should_not_fragment(&search) {
+            // Better the zone below than a mixed pageblock, but better that than another node.
+            let local = Search {
+                nodes: search.nodes.intersect(NodeMask::of(node)),
+                ..search
+            };
+            found = self.take_first(pin, order, effort.without_fragmenting(), &local);
+        }
+        if found.is_none() {
+            found = self.take_first(pin, order, effort, &search);
+        }
         match found {
             Some((zone, pfn)) => {
                 self.count_numa(pin, &search, zone, 1);
@@ -120,6 +131,28 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             }
             None => self.rmqueue_slow(pin, order, &search, allowed),
         }
+    }
+
+    /// From the first zone that has enough and a block.
+    fn take_first(
+        &self,
+        pin: CpuPin<'_>,
+        order: Order,
+        effort: Effort,
+        search: &Search,
+    ) -> Option<(&'static Zone<L>, Pfn)> {
+        let mut zones = self.zonelist(search.node, search.nodes, search.highest);
+        zones.find_map(|zone| Some((zone, zone.take(pin, order, effort, search)?)))
+    }
+
+    /// Whether the first zone is `Normal` with `Dma32` below, to go to before pageblocks are mixed.
+    /// Linux: `alloc_flags_nofragment`.
+    fn should_not_fragment(&self, search: &Search) -> bool {
+        let mut zones = self.zonelist(search.node, search.nodes, search.highest);
+        zones.next().is_some_and(|first| {
+            let below = self.node(first.node()).zone(ZoneType::Dma32);
+            first.kind() == ZoneType::Normal && first.node() == search.node && below.is_populated()
+        })
     }
 
     /// What a request looks for.
@@ -194,8 +227,14 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         if found.is_none() && self.drain_pcp(pin) != 0 {
             found = self.take_deep(order, &search, Effort::slow(gfp));
         }
+        if found.is_none() && gfp.may_block() {
+            // Who could wait is short of memory: urgent requests keep a pageblock.
+            while found.is_none() && self.unreserve(&search, Unreserve::ButOne) {
+                found = self.take_deep(order, &search, Effort::slow(gfp));
+            }
+        }
         if found.is_none() && gfp.contains(Gfp::MEMALLOC) && !gfp.contains(Gfp::NOMEMALLOC) {
-            found = self.take_deep(order, &search, Effort::ALL);
+            found = self.take_deep(order, &search, Effort::all(gfp));
         }
         let (zone, pfn) = found.ok_or(AllocError::OutOfMemory)?;
         self.count_numa(pin, &search, zone, 1);

@@ -408,8 +408,8 @@ impl<L: RawMutex> Zone<L> {
     /// Linux: `zone_page_state_snapshot`.
     #[must_use]
     pub fn count(&self, item: ZoneItem) -> u64 {
-        if item == ZoneItem::FreePages {
-            return self.nr_free_pages() as u64;
+        if let Some(count) = self.count_of_lists(item) {
+            return count;
         }
         let counters = self.counters();
         let of_cpu = |cpu: &CpuCounts| cpu.zones[self.kind().index()].diff(item.index());
@@ -420,11 +420,20 @@ impl<L: RawMutex> Zone<L> {
     /// The total of a count, without what CPUs have not passed on; never less than 0. Linux: `zone_page_state`.
     #[must_use]
     pub fn count_total(&self, item: ZoneItem) -> u64 {
-        if item == ZoneItem::FreePages {
-            return self.nr_free_pages() as u64;
+        if let Some(count) = self.count_of_lists(item) {
+            return count;
         }
         let total = self.counters().totals[item.index()].load(Relaxed);
         u64::try_from(total).unwrap_or(0)
+    }
+
+    /// What the buddy allocator counts.
+    fn count_of_lists(&self, item: ZoneItem) -> Option<u64> {
+        match item {
+            ZoneItem::FreePages => Some(self.nr_free_pages() as u64),
+            ZoneItem::FreeCma => Some(self.nr_free_cma() as u64),
+            _ => None,
+        }
     }
 
     /// All counts as they are now.

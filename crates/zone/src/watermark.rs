@@ -1,6 +1,6 @@
 //! How much of a zone is kept back, and for whom. Linux: `__setup_per_zone_wmarks`, `setup_per_zone_lowmem_reserve`.
 
-use kmm_frame::{Gfp, PAGE_SIZE, ZoneType};
+use kmm_frame::{PAGE_SIZE, ZoneType};
 
 /// By how much the marks lie apart, in 1/10000 of the zone. Linux: `watermark_scale_factor`.
 pub const WATERMARK_SCALE_FACTOR: usize = 10;
@@ -103,54 +103,6 @@ pub fn lowmem_reserve(
         }
     }
     reserve
-}
-
-/// How deep into a zone a request may reach.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Effort {
-    mark: Option<Mark>,
-    high: bool,
-    harder: bool,
-}
-
-impl Effort {
-    /// The first try of every request. Linux: `ALLOC_WMARK_LOW`.
-    pub(crate) const FAST: Self = Self::down_to(Mark::Low);
-    /// Whatever there is. Linux: `ALLOC_NO_WATERMARKS`.
-    pub(crate) const ALL: Self = Self {
-        mark: None,
-        high: false,
-        harder: false,
-    };
-
-    pub(crate) const fn down_to(mark: Mark) -> Self {
-        Self {
-            mark: Some(mark),
-            high: false,
-            harder: false,
-        }
-    }
-
-    /// The second try, by what the request is entitled to. Linux: `gfp_to_alloc_flags`.
-    pub(crate) const fn slow(gfp: Gfp) -> Self {
-        Self {
-            mark: Some(Mark::Min),
-            high: gfp.contains(Gfp::HIGH),
-            harder: gfp.contains(Gfp::ATOMIC_CALLER) && !gfp.contains(Gfp::NOMEMALLOC),
-        }
-    }
-
-    /// How many pages must stay free, lowmem reserve apart; `None` when any may go. Linux: `__zone_watermark_ok`.
-    pub(crate) fn floor(self, marks: impl FnOnce(Mark) -> usize) -> Option<usize> {
-        let mut min = marks(self.mark?);
-        if self.high {
-            min -= min / 2;
-        }
-        if self.harder {
-            min -= min / 4;
-        }
-        Some(min)
-    }
 }
 
 const KBYTES_PER_PAGE: usize = PAGE_SIZE / 1024;

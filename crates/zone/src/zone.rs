@@ -4,12 +4,12 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use kmm_buddy::{Buddy, Pageblocks};
-use kmm_frame::{MemMap, NodeId, Order, Page, Pfn, PfnRange, Topology, ZoneType};
+use kmm_frame::{MemMap, MigrateType, NodeId, Order, Page, Pfn, PfnRange, Topology, ZoneType};
 use lock_api::{Mutex, RawMutex};
 
+use crate::effort::Effort;
 use crate::node::by_node;
 use crate::vmstat::ZoneCounters;
-use crate::watermark::Effort;
 use crate::{CpuCounts, Mark, Pcp, PcpLimits, Watermarks};
 
 mod moves;
@@ -33,6 +33,9 @@ pub struct Zone<L> {
     counters: ZoneCounters,
     /// Mirror of the buddy's count, written under its lock, read by the watermark check without it.
     nr_free: AtomicUsize,
+    /// Of these, what is kept back for urgent requests, and what devices lend.
+    nr_free_highatomic: AtomicUsize,
+    nr_free_cma: AtomicUsize,
     min: AtomicUsize,
     low: AtomicUsize,
     high: AtomicUsize,
@@ -103,6 +106,8 @@ impl<L: RawMutex> Zone<L> {
             pageblocks,
             counters: ZoneCounters::new(shares),
             nr_free: AtomicUsize::new(0),
+            nr_free_highatomic: AtomicUsize::new(0),
+            nr_free_cma: AtomicUsize::new(0),
             min: AtomicUsize::new(0),
             low: AtomicUsize::new(0),
             high: AtomicUsize::new(0),
@@ -204,6 +209,12 @@ impl<L: RawMutex> Zone<L> {
         self.nr_free.load(Relaxed)
     }
 
+    /// Free frames that a device lends: for movable pages only. Linux: `NR_FREE_CMA_PAGES`.
+    #[must_use]
+    pub fn nr_free_cma(&self) -> usize {
+        self.nr_free_cma.load(Relaxed)
+    }
+
     /// The marks in force.
     #[must_use]
     pub fn watermarks(&self) -> Watermarks {
@@ -229,19 +240,43 @@ impl<L: RawMutex> Zone<L> {
         }
     }
 
-    /// Whether a request of `order` that `highest` could serve would leave more than `mark` and the reserve.
-    /// Linux: `zone_watermark_ok`.
+    /// Whether a request of `order` that `highest` could serve would leave more than `mark` and the reserve, and whether
+    /// there is a block for it. Linux: `zone_watermark_ok`.
+    ///
+    /// # Context
+    /// Takes the zone lock when `order` is above 0.
     #[must_use]
     pub fn watermark_ok(&self, order: Order, mark: Mark, highest: ZoneType) -> bool {
-        self.may_take(order, Effort::down_to(mark), highest)
+        let has_block = || {
+            let request = MigrateType::Movable;
+            order == Order::ZERO || self.with_buddy(|buddy| buddy.has_free(order, request))
+        };
+        self.may_take(order, Effort::down_to(mark), highest) && has_block()
     }
 
-    /// Linux: `__zone_watermark_ok`: `free - (2^order - 1) <= min + reserve` refuses.
+    /// Linux: `__zone_watermark_ok`: `free - unusable - (2^order - 1) <= min + reserve` refuses.
     pub(crate) fn may_take(&self, order: Order, effort: Effort, highest: ZoneType) -> bool {
+        self.spare(effort, highest) >= order.nr_pages()
+    }
+
+    /// How many pages a request may take before it meets its mark.
+    pub(crate) fn spare(&self, effort: Effort, highest: ZoneType) -> usize {
         let Some(floor) = self.floor(effort, highest) else {
-            return true;
+            return usize::MAX;
         };
-        self.nr_free_pages() > floor + (order.nr_pages() - 1)
+        self.nr_usable(effort).saturating_sub(floor)
+    }
+
+    /// Free pages that are for the request. Linux: `__zone_watermark_unusable_free`.
+    fn nr_usable(&self, effort: Effort) -> usize {
+        let mut unusable = 0;
+        if !effort.may_use_reserve() {
+            unusable += self.nr_free_highatomic.load(Relaxed);
+        }
+        if !effort.may_use_cma() {
+            unusable += self.nr_free_cma.load(Relaxed);
+        }
+        self.nr_free_pages().saturating_sub(unusable)
     }
 
     /// How many pages the request must leave.
@@ -254,11 +289,14 @@ impl<L: RawMutex> Zone<L> {
         Some(mark + self.reserve[highest.index()].load(Relaxed))
     }
 
-    /// Calls `f` with the buddy allocator under the lock, and keeps the mirror of its count true (INV-4).
+    /// Calls `f` with the buddy allocator under the lock, and keeps the mirrors of its counts true (INV-4).
     pub(crate) fn with_buddy<R>(&self, f: impl FnOnce(&mut Buddy) -> R) -> R {
         let mut buddy = self.buddy.lock();
         let result = f(&mut buddy);
         self.nr_free.store(buddy.nr_free_pages(), Relaxed);
+        let reserved = buddy.nr_free_highatomic();
+        self.nr_free_highatomic.store(reserved, Relaxed);
+        self.nr_free_cma.store(buddy.nr_free_cma(), Relaxed);
         result
     }
 

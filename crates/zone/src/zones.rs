@@ -191,17 +191,24 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// also refuse frames that are reserved ([`FreeError::Reserved`]) or in use ([`FreeError::AlreadyFree`]).
     pub fn free_at_boot(&self, range: PfnRange) -> Result<usize, FreeError> {
         self.check_given(range)?;
-        if cfg!(debug_assertions) {
-            for page in range.iter().filter_map(|pfn| self.map.get(pfn)) {
-                if page.test(PageFlags::RESERVED) {
-                    return Err(FreeError::Reserved);
-                }
-                if page.ref_count() != 0 || page.private() != 0 {
-                    return Err(FreeError::AlreadyFree);
-                }
-            }
-        }
+        self.check_fresh(range)?;
         self.give_parts(range)?;
+        Ok(range.nr_pages())
+    }
+
+    /// As [`Zones::free_at_boot`], of frames that a device lends until it wants them: for movable pages only. Whole
+    /// pageblocks of one zone. Linux: `cma_init_reserved_areas`.
+    ///
+    /// # Errors
+    /// As [`Zones::free_at_boot`]; [`FreeError::NotAligned`] unless it is whole pageblocks, [`FreeError::OutsideZone`] also if
+    /// they are of several zones.
+    pub fn free_cma_at_boot(&self, range: PfnRange) -> Result<usize, FreeError> {
+        self.check_given(range)?;
+        self.check_fresh(range)?;
+        let mut zones = self.all().filter(|zone| zone.owns_range(range));
+        let zone = zones.next().ok_or(FreeError::OutsideZone)?;
+        zone.with_buddy(|buddy| buddy.add_cma_range(range))?;
+        zone.add_managed(range.nr_pages());
         Ok(range.nr_pages())
     }
 
@@ -439,6 +446,21 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         } else {
             Err(FreeError::OutsideZone)
         }
+    }
+
+    /// In debug builds, whether the descriptors are those of frames that nobody has.
+    fn check_fresh(&self, range: PfnRange) -> Result<(), FreeError> {
+        if cfg!(debug_assertions) {
+            for page in range.iter().filter_map(|pfn| self.map.get(pfn)) {
+                if page.test(PageFlags::RESERVED) {
+                    return Err(FreeError::Reserved);
+                }
+                if page.ref_count() != 0 || page.private() != 0 {
+                    return Err(FreeError::AlreadyFree);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn give_parts(&self, range: PfnRange) -> Result<(), FreeError> {

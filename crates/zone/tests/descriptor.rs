@@ -191,7 +191,8 @@ fn counts_of_a_zone_are_its_own() {
     }
     let counts = zones.stats().nth(2).unwrap().counts;
     let read = ZoneItem::ALL.map(|item| counts[item]);
-    assert_eq!(read, [768, 0, 0, 0, 0, 0, 3, 4, 5, 6, 7]);
+    // What devices lend is counted by the free lists.
+    assert_eq!(read, [768, 0, 0, 0, 0, 0, 3, 4, 5, 6, 0]);
     let dma = zones.zone(ZoneType::Dma).counts();
     let counted = ZoneItem::ALL.into_iter().skip(1);
     assert!(counted.into_iter().all(|item| dma[item] == 0));
@@ -248,7 +249,7 @@ fn storage_is_laid_into_the_memory_that_it_asks_for() {
     assert_eq!(blocks, 4);
     let none = NodeLayouts::single(ZoneLayout::EMPTY);
     let size_bytes = ZoneStorage::<Lock>::layout(&none, 0).unwrap().size();
-    assert!(size_bytes < 8192, "an empty node of {size_bytes} bytes");
+    assert!(size_bytes < 16_384, "an empty node of {size_bytes} bytes");
 }
 
 fn bare_map(ram: PfnRange) -> &'static kmm_frame::MemMap {

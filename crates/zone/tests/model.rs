@@ -9,8 +9,8 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Random, TestZones, frames, run_on, small, take_bad};
-use kmm_frame::{Gfp, NodeId, Order, PfnRange, ZoneType};
+use common::{Random, TestZones, fits_without_mixing, frames, run_on, small, take_bad};
+use kmm_frame::{Gfp, MigrateType, NodeId, Order, PfnRange, ZoneType};
 use kmm_host::{AllocError, PageBlock, PageReq, PageSource};
 use kmm_zone::{FreeAt, Pressure};
 
@@ -170,6 +170,11 @@ fn alloc(zones: &Zones, oracle: &mut Oracle, req: PageReq, cpu: usize) {
     };
     let stocks = [0, 1, 2].map(stock);
     let top = highest(req.gfp);
+    // Single pages come from a stock, which may be of another type than the request.
+    let kinds = [req.gfp.migrate_type(), MigrateType::Movable];
+    let unmixed = kinds.map(|kind| {
+        [0, 1, 2].map(|z| fits_without_mixing(zones.zone(ZoneType::ALL[z]), req.order, kind))
+    });
     let result = zones.alloc_pages(req);
     if req.node == Some(NodeId::new(5)) {
         assert_eq!(result, Err(AllocError::NoSuchNode));
@@ -206,8 +211,13 @@ fn alloc(zones: &Zones, oracle: &mut Oracle, req: PageReq, cpu: usize) {
                     "{req:?} from {zone} of {had_before:?}"
                 );
                 let refused = |z: usize| !calm(z) || !fits(z);
+                // Normal is left alone as long as a zone below has what mixes no pageblocks.
+                let spared = |unmixed: &[bool; 3]| {
+                    let refused = |z: usize| !calm(z) || !unmixed[z];
+                    top == 2 && unmixed[zone] && (zone + 1..=top).all(refused)
+                };
                 assert!(
-                    (zone + 1..=top).all(refused),
+                    (zone + 1..=top).all(refused) || unmixed.iter().any(spared),
                     "{req:?} skipped a higher zone"
                 );
             }

@@ -4,31 +4,37 @@
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use kmm_buddy::{Buddy, FreeError};
-use kmm_frame::{MigrateType, Order, Pfn, ZoneType};
+use kmm_frame::{MigrateType, Order, Pfn};
 use kmm_host::{CpuPin, PageBlock};
 use lock_api::RawMutex;
 
 use super::{FREED, Zone};
 use crate::Pcp;
+use crate::effort::Effort;
 use crate::pcp::PcpUse;
-use crate::watermark::Effort;
 use crate::zonelist::Search;
 
 impl<L: RawMutex> Zone<L> {
     /// Takes a block for a request as far as [`Zone::may_take`] lets it: a single page from this CPU's stock, which is
     /// filled if need be. Linux: `rmqueue`.
-    pub(crate) fn take(&self, pin: CpuPin<'_>, order: Order, search: &Search) -> Option<Pfn> {
-        if !self.may_take(order, Effort::FAST, search.highest) {
+    pub(crate) fn take(
+        &self,
+        pin: CpuPin<'_>,
+        order: Order,
+        effort: Effort,
+        search: &Search,
+    ) -> Option<Pfn> {
+        if !self.may_take(order, effort, search.highest) {
             return None;
         }
         if order == Order::ZERO {
             if let Some(pcp) = self.pcp(pin) {
-                if let Ok(page) = pcp.with(|pcp| self.take_from_pcp(&pcp, search.highest)) {
+                if let Ok(page) = pcp.with(|pcp| self.take_from_pcp(&pcp, effort, search)) {
                     return page;
                 }
             }
         }
-        self.take_locked(order, search)
+        self.take_locked(order, effort, search)
     }
 
     /// As [`Zone::take`], but past the stock and as deep as `effort` says: what is kept back for some requests must not
@@ -37,7 +43,7 @@ impl<L: RawMutex> Zone<L> {
         if !self.may_take(order, effort, search.highest) {
             return None;
         }
-        self.take_locked(order, search)
+        self.take_locked(order, effort, search)
     }
 
     /// Puts back a block whose owner gave it up, a single page into this CPU's pageset. Linux: `free_unref_page`.
@@ -97,7 +103,8 @@ impl<L: RawMutex> Zone<L> {
         search: &Search,
         sink: &mut impl FnMut(Pfn),
     ) -> usize {
-        let spare = self.spare(search.highest);
+        let effort = Effort::fast(search.gfp);
+        let spare = self.spare(effort, search.highest);
         if spare == 0 {
             return 0;
         }
@@ -115,7 +122,7 @@ impl<L: RawMutex> Zone<L> {
         let wanted = (most - count).min(spare);
         if wanted > 0 {
             count += self.with_buddy(|buddy| {
-                let taken = buddy.take_pages(wanted, search.kind, sink);
+                let taken = buddy.take_pages(wanted, effort.request(search.kind), sink);
                 self.count_locked(search, taken, taken);
                 taken
             });
@@ -168,21 +175,16 @@ impl<L: RawMutex> Zone<L> {
         self.pcps.get(pin.cpu().index())
     }
 
-    /// How many pages requests may take before they meet the low mark.
-    fn spare(&self, highest: ZoneType) -> usize {
-        let floor = self.floor(Effort::FAST, highest).unwrap_or(0);
-        self.nr_free_pages().saturating_sub(floor)
-    }
-
-    fn take_from_pcp(&self, pcp: &PcpUse<'_>, highest: ZoneType) -> Option<Pfn> {
+    fn take_from_pcp(&self, pcp: &PcpUse<'_>, effort: Effort, search: &Search) -> Option<Pfn> {
         if let Some(page) = pcp.pop() {
             return Some(page);
         }
         // Not below the low mark: what comes into the stock is not asked any more whether it may go.
-        let batch = self.pcp_batch.load(Relaxed).min(self.spare(highest));
+        let spare = self.spare(effort, search.highest);
+        let batch = self.pcp_batch.load(Relaxed).min(spare);
         let mut filler = pcp.filler(batch);
         self.with_buddy(|buddy| {
-            buddy.take_pages(batch, MigrateType::Movable, |pfn| {
+            buddy.take_pages(batch, effort.request(MigrateType::Movable), |pfn| {
                 self.mark(pfn);
                 filler.push(pfn);
             })
@@ -227,9 +229,9 @@ impl<L: RawMutex> Zone<L> {
         buddy.put(pfn, Order::ZERO).map_err(|why| (pfn, why))
     }
 
-    fn take_locked(&self, order: Order, search: &Search) -> Option<Pfn> {
+    fn take_locked(&self, order: Order, effort: Effort, search: &Search) -> Option<Pfn> {
         self.with_buddy(|buddy| {
-            let pfn = buddy.take(order, search.kind).ok()?;
+            let pfn = self.take_block(buddy, order, effort, search.kind)?;
             self.count_locked(search, 1, order.nr_pages());
             Some(pfn)
         })

@@ -10,7 +10,9 @@
 use core::cell::{Cell, RefCell};
 use core::ptr::NonNull;
 
-use kmm_frame::{Gfp, MemMap, Order, PAGE_SIZE, Page, Pfn, PfnRange, VirtAddr, ZoneType};
+use kmm_frame::{
+    Gfp, MemMap, MigrateType, Order, PAGE_SIZE, Page, Pfn, PfnRange, VirtAddr, ZoneType,
+};
 use kmm_host::{CpuId, CpuPin, Cpus, DirectMap, PageBlock, PageReq};
 use kmm_zone::{
     BadPage, CpuCounts, FirstPcps, FreeBits, NodeLayouts, Pageblock, Pcp, ZoneLayout, ZoneLimits,
@@ -214,6 +216,30 @@ pub fn bytes_of(zones: &TestZones, pfn: Pfn) -> Vec<u8> {
     let first: NonNull<u8> = zones.phys().direct(pfn).unwrap();
     // SAFETY: the frame is RAM of this machine, and the test is its only user.
     unsafe { core::slice::from_raw_parts(first.as_ptr(), PAGE_SIZE) }.to_vec()
+}
+
+/// Whether a zone has a block for a request that would rather go to the zone below than mix pageblocks: one of its own
+/// type, or whole pageblocks.
+pub fn fits_without_mixing<L: lock_api::RawMutex>(
+    zone: &kmm_zone::Zone<L>,
+    order: Order,
+    kind: MigrateType,
+) -> bool {
+    let free = zone.nr_free_by_type();
+    let any = |kind: MigrateType, from: Order| {
+        free[kind.index()][from.index()..]
+            .iter()
+            .any(|count| *count > 0)
+    };
+    let others = [
+        MigrateType::Unmovable,
+        MigrateType::Movable,
+        MigrateType::Reclaimable,
+    ];
+    any(kind, order)
+        || others
+            .into_iter()
+            .any(|other| any(other, order.max(Order::PAGEBLOCK)))
 }
 
 /// xorshift64*: small, seeded, the same everywhere.
