@@ -130,6 +130,7 @@ fn entries_of_a_page_and_of_the_whole_are_counted_apart() {
     folio.inc_entire_mapcount(&map);
     folio.inc_entire_mapcount(&map);
     assert_eq!(folio.entire_mapcount(&map), 2);
+    assert_eq!(folio.owner_word(), 0, "the head's words are its owner's");
     assert_eq!(map.page_mapcount(Pfn::new(7)), 3);
     assert_eq!(map.page_mapcount(Pfn::new(8)), 2);
     assert_eq!(map.page_mapcount(Pfn::new(40)), 0);

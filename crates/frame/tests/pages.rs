@@ -41,6 +41,17 @@ fn frames_and_descriptors_round_trip() {
 }
 
 #[test]
+fn descriptors_beside_the_map_are_foreign() {
+    let pages: Vec<Page> = (0..5).map(|_| Page::new()).collect();
+    let pages: &'static [Page] = pages.leak();
+    let range = PfnRange::with_len(Pfn::new(8), 3);
+    let map = MemMap::new(range, &pages[1..4]).unwrap();
+    let found: Vec<_> = pages.iter().map(|page| map.pfn(page)).collect();
+    let expected = [None, Some(8), Some(9), Some(10), None];
+    assert_eq!(found, expected.map(|pfn| pfn.map(Pfn::new)));
+}
+
+#[test]
 #[should_panic(expected = "frame 0x3 has no descriptor: Pfn(0x0..0x3)")]
 fn a_frame_without_descriptor_is_refused() {
     let _ = map(0, 3).page(Pfn::new(3));
