@@ -26,6 +26,11 @@ impl Flags {
         self.rest.len() != before
     }
 
+    /// Was `--name` given, and nothing else?
+    pub(crate) fn is_only(&self, name: &str) -> bool {
+        self.rest == [name]
+    }
+
     /// The values of every `--name VALUE` or `--name=VALUE`, in order.
     pub(crate) fn values(&mut self, name: &str) -> Result<Vec<String>> {
         let mut values = Vec::new();
@@ -98,10 +103,17 @@ mod tests {
         let mut flags = flags("--uefi --mem 64M --exec ls --exec=ps --smp 2 -- --mem x");
         assert!(flags.flag("--uefi"));
         assert!(!flags.flag("--gdb"));
+        assert!(!flags.is_only("--uefi"));
         assert_eq!(flags.value("--mem").unwrap().as_deref(), Some("64M"));
         assert_eq!(flags.values("--exec").unwrap(), ["ls", "ps"]);
         assert_eq!(flags.number("--smp").unwrap(), Some(2));
         assert_eq!(flags.finish().unwrap(), ["--mem", "x"]);
+    }
+
+    #[test]
+    fn a_flag_by_itself_is_known() {
+        assert!(flags("--save").is_only("--save"));
+        assert!(!flags("--save --guest").is_only("--save"));
     }
 
     #[test]

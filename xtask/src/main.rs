@@ -58,7 +58,7 @@ cargo xtask COMMAND
              --guest          the kernel's own paths, in instructions of its guest, against Linux; --figure NAME, --kernel ELF
              --growth         instructions of ours on 64 MiB to 1 TiB, and what boot costs; --figure NAME, --size 64M
              --fragmentation  what requests of different mobility leave for huge pages; --seed N
-             --save           keep a copy in benches/results/
+             --save           keep a copy in benches/results/; by itself, measure and keep everything
   probe    highmem is nothing on 64 bits, shown in machine code
   deep     what takes long: says what it would do; --run does it all, with --seeds N
              --fuzz [SECONDS] | --loom | --mutants   only that

@@ -107,11 +107,21 @@ fn measure(options: &Options) -> Result<(), String> {
         println!("one CPU only: figures of two threads mean nothing here");
     }
     let mut outcomes = measure_frames(options);
-    print!("{}", report::tables(Area::Frames, &outcomes));
+    tell(options, Area::Frames, &outcomes)?;
     Region::unmap_kept();
     outcomes.extend(measure_objects(options));
-    print!("{}", report::tables(Area::Objects, &outcomes));
+    tell(options, Area::Objects, &outcomes)?;
     save(options, &head, &outcomes).map_err(|error| format!("{}: {error}", options.out.display()))
+}
+
+/// Prints the tables of an area, and keeps them in a file of its name.
+fn tell(options: &Options, area: Area, outcomes: &[Outcome]) -> Result<(), String> {
+    let text = report::tables(area, outcomes);
+    print!("{text}");
+    let path = options.out.join(area.name()).with_extension("txt");
+    std::fs::create_dir_all(&options.out)
+        .and_then(|()| std::fs::write(&path, text))
+        .map_err(|error| format!("{}: {error}", path.display()))
 }
 
 fn save(options: &Options, head: &[String], outcomes: &[Outcome]) -> std::io::Result<()> {

@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result};
 
 use crate::proc;
 
+const MACHINE: &str = "machine: ";
+
 /// What is saved under one name.
 pub(super) struct Saved<'a> {
     /// The files are called so.
@@ -26,7 +28,10 @@ pub(super) struct Saved<'a> {
 /// Writes `NAME.md` and `NAME.tsv`.
 pub(super) fn save(saved: &Saved<'_>) -> Result<()> {
     let dir = dir()?;
+    // A machine that the notes know better is not told twice.
+    let is_known = saved.notes.iter().any(|note| note.starts_with(MACHINE));
     let mut notes = about(saved.command);
+    notes.retain(|note| !is_known || !note.starts_with(MACHINE));
     notes.extend(saved.notes.iter().cloned());
     let list: String = notes.iter().map(|note| format!("- {note}\n")).collect();
     let text = format!("# {}\n\n{list}\n{}", saved.title, saved.text);
@@ -58,7 +63,7 @@ fn about(command: &str) -> Vec<String> {
         proc::read(command.args(args).current_dir(proc::root())).unwrap_or_default()
     };
     vec![
-        format!("machine: {model}"),
+        format!("{MACHINE}{model}"),
         format!("date: {}", said("date", &["-u", "+%Y-%m-%d"])),
         format!(
             "commit: {}",
