@@ -443,9 +443,11 @@ fn every_way_in_has_its_way_out() {
                 match what {
                     Held::Block(block) => PageSource::free(pages, block),
                     Held::Exact(exact) => pages.free_pages_exact(exact),
-                    // SAFETY: all of the references that this test has.
                     Held::Folio(pfn, references) => {
-                        (0..references).for_each(|_| unsafe { pages.put_page(pfn) })
+                        for _ in 0..references {
+                            // SAFETY: one of the references that this test has.
+                            unsafe { pages.put_page(pfn) };
+                        }
                     }
                 }
             }

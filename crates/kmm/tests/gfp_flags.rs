@@ -27,7 +27,7 @@ fn short(min: usize, held: usize) -> (World, &'static Fake, Vec<PageBlock>) {
 }
 
 fn finish(world: &World, fake: &Fake, blocks: Vec<PageBlock>) {
-    let held = std::mem::take(&mut fake.state().held);
+    let held = core::mem::take(&mut fake.state().held);
     world.give_back(blocks);
     world.give_back(held);
     world.assert_whole();
@@ -54,7 +54,7 @@ fn kswapd_reclaim_wakes_kswapd() {
     let (world, fake, blocks) = short(64, 0);
     let wants = |gfp: Gfp| {
         let _ = world.pages.alloc_page(&mut NoWait, gfp | Gfp::NOWARN);
-        std::mem::take(&mut fake.state().wakes)
+        core::mem::take(&mut fake.state().wakes)
     };
     assert_eq!(wants(Gfp::empty()), []);
     let woken = wants(Gfp::NOWAIT);

@@ -161,6 +161,7 @@ pub const TELL: AllocHooks = AllocHooks {
 /// A machine, its zones, and the allocator.
 pub struct World<O: Owners + Sync + 'static = ()> {
     pub machine: &'static Machine,
+    pub host: &'static TestHost<O>,
     pub zones: &'static Pages<TestHost<O>>,
     pub pages: &'static PageAlloc<TestHost<O>>,
 }
@@ -232,13 +233,14 @@ fn build<A: ZoneLimits, O: Owners + Sync + 'static>(
         // Every page may go to anybody.
         zones.set_lowmem_reserve_ratio([0; ZoneType::COUNT]);
     }
-    let host = Box::leak(Box::new(TestHost {
+    let host: &'static TestHost<O> = Box::leak(Box::new(TestHost {
         machine,
         owners: owners(machine),
     }));
     take_texts();
     World {
         machine,
+        host,
         zones,
         pages: Box::leak(Box::new(PageAlloc::new(host, zones, hooks))),
     }
@@ -288,6 +290,7 @@ impl<O: Owners + Sync + 'static> World<O> {
 #[derive(Debug, Default)]
 pub struct Fake {
     zones: OnceLock<&'static Pages<TestHost<()>>>,
+    pages: OnceLock<&'static PageAlloc<TestHost<()>>>,
     state: Mutex<State>,
 }
 
@@ -308,6 +311,9 @@ pub struct State {
     pub compacted: Vec<PageBlock>,
     pub oom: Option<OomResult>,
     pub reclaimable: usize,
+    /// With the so-many-th question for that, everything held is freed.
+    pub free_at_look: usize,
+    pub nr_looks: usize,
     pub wakes: Vec<(NodeId, Order, ZoneType)>,
     pub reclaims: Vec<(ReclaimReq, Scope)>,
     pub priorities: Vec<CompactPriority>,
@@ -315,6 +321,8 @@ pub struct State {
     pub nr_relaxed: usize,
     /// Runs within reclaim.
     pub within: Option<fn(&Fake, &mut Sleep)>,
+    /// Runs while somebody is chosen to end.
+    pub within_oom: Option<fn(&Fake)>,
 }
 
 impl Fake {
@@ -331,13 +339,19 @@ impl Fake {
 
     pub fn set_zones(&self, world: &World) {
         self.zones.set(world.zones).unwrap();
+        self.pages.set(world.pages).unwrap();
     }
 
     pub fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
-    fn free(&self, count: usize) -> usize {
+    pub fn pages(&self) -> &'static PageAlloc<TestHost<()>> {
+        self.pages.get().unwrap()
+    }
+
+    /// Frees so many of the pages that it holds; how many it had.
+    pub fn free(&self, count: usize) -> usize {
         use kmm::host::PageSource;
         let mut state = self.state();
         let from = state.held.len().saturating_sub(count);
@@ -397,7 +411,7 @@ impl Reclaimer for Fake {
                 state.compactions.remove(0)
             };
             let made = if result == CompactResult::Success {
-                std::mem::take(&mut state.compacted)
+                core::mem::take(&mut state.compacted)
             } else {
                 Vec::new()
             };
@@ -411,18 +425,30 @@ impl Reclaimer for Fake {
 
     fn out_of_memory(&self, sleep: &mut Sleep, req: &ReclaimReq) -> OomResult {
         let _ = sleep;
-        let (result, count) = {
+        let (result, count, within) = {
             let mut state = self.state();
             state.kills.push(*req);
-            (state.oom.unwrap_or(OomResult::NoVictim), state.per_kill)
+            let result = state.oom.unwrap_or(OomResult::NoVictim);
+            (result, state.per_kill, state.within_oom)
         };
+        if let Some(within) = within {
+            within(self);
+        }
         self.free(count);
         result
     }
 
     fn reclaimable_pages(&self, node: NodeId, zone: ZoneType) -> usize {
         let _ = (node, zone);
-        self.state().reclaimable
+        let (reclaimable, frees) = {
+            let mut state = self.state();
+            state.nr_looks += 1;
+            (state.reclaimable, state.nr_looks == state.free_at_look)
+        };
+        if frees {
+            self.free(usize::MAX);
+        }
+        reclaimable
     }
 
     fn relax(&self, sleep: &mut Sleep) {
