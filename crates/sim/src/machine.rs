@@ -2,10 +2,11 @@
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicU64;
 use std::sync::OnceLock;
 
 use kmm_frame::memblock::FirmwareRegion;
-use kmm_frame::{MemMap, PAGE_SIZE, Pfn, PfnRange, PhysAddr, VirtAddr};
+use kmm_frame::{MemMap, PAGE_SIZE, Pfn, PfnRange, PhysAddr, SparseMap, VirtAddr};
 use kmm_host::{CpuId, Host};
 use lock_api::RawMutex as _;
 
@@ -145,6 +146,14 @@ impl Machine {
         })
     }
 
+    /// Descriptors by section, for tests of memory that comes and goes: room for all RAM of the machine, no section present.
+    /// The memory for descriptors is there, and zero until somebody writes them: [`SparseMap::add_zeroed_section`] is
+    /// enough the first time. A new table at each call, outside the machine's own RAM.
+    #[must_use]
+    pub fn sections(&self) -> &'static SparseMap {
+        lazy_sections(self.spanned())
+    }
+
     /// What happens when code on `cpu`, running on `root`, touches the byte at `va`: where it lies, or the fault.
     ///
     /// Sets accessed and dirty bits, and remembers the translation as a TLB does.
@@ -268,17 +277,33 @@ impl Machine {
 #[expect(unsafe_code, reason = "lays descriptors into zeroed memory")]
 fn lazy_map(range: PfnRange) -> MemMap {
     let layout = MemMap::layout(range).unwrap_or_else(|| panic!("{range:?} has no end"));
+    // SAFETY: just as large and aligned as asked, zeroed, ours alone, and never freed.
+    unsafe { MemMap::new_zeroed_in(range, lazy_memory(layout)) }
+}
+
+/// A table of the sections of `span`, whose descriptors take memory when they are used; none is present.
+#[expect(unsafe_code, reason = "lays descriptors into zeroed memory")]
+fn lazy_sections(span: PfnRange) -> &'static SparseMap {
+    let layout = SparseMap::layout(span).unwrap_or_else(|| panic!("{span:?} has no end"));
+    let words = (0..SparseMap::table_words(span)).map(|_| AtomicU64::new(0));
+    let table = words.collect::<Vec<_>>().leak();
+    // SAFETY: just as large and aligned as asked, ours alone, and never freed.
+    let map = unsafe { SparseMap::new(span, lazy_memory(layout), table) };
+    Box::leak(Box::new(map.unwrap_or_else(|error| panic!("{error}"))))
+}
+
+/// Zeroed memory that is never given back, and that takes none of the host's until it is written.
+#[expect(unsafe_code, reason = "raw memory")]
+fn lazy_memory(layout: Layout) -> NonNull<u8> {
     // Zeroed memory comes untouched only where nobody asks for more alignment than words have.
     let room = Layout::array::<u64>((layout.size() + layout.align()) / size_of::<u64>());
-    let room = room.unwrap_or_else(|error| panic!("{range:?}: {error}"));
-    // SAFETY: a machine has RAM, so the layout has a size.
+    let room = room.unwrap_or_else(|error| panic!("{layout:?}: {error}"));
+    // SAFETY: the room for the alignment is not empty.
     let storage = unsafe { std::alloc::alloc_zeroed(room) };
     let storage = NonNull::new(storage).unwrap_or_else(|| std::alloc::handle_alloc_error(room));
     let skipped = storage.align_offset(layout.align());
     // SAFETY: at most the alignment, which there is room for.
-    let aligned = unsafe { storage.add(skipped) };
-    // SAFETY: as large and aligned as asked, zeroed, ours alone, and never freed.
-    unsafe { MemMap::new_zeroed_in(range, aligned) }
+    unsafe { storage.add(skipped) }
 }
 
 /// Cuts `len` bytes at `va` where pages end: offsets and lengths.

@@ -310,3 +310,33 @@ fn chance_comes_again() {
     items.sort_unstable();
     assert_eq!(items, (0..50).collect::<Vec<_>>());
 }
+
+#[test]
+fn memory_comes_and_goes_by_section() {
+    use kmm_frame::{MemMap, MemMapError, PAGES_PER_SECTION, Section};
+    let section = |nr| Section::new(nr).range();
+    let machine = Machine::new(Config::with_ram([section(0), section(2)]));
+    let sections = machine.sections();
+    let map = MemMap::sparse(sections);
+    assert_eq!(sections.sections().count(), 0);
+    assert_eq!(
+        map.range(),
+        PfnRange::with_len(Pfn::ZERO, 3 * PAGES_PER_SECTION)
+    );
+    for ram in machine.ram() {
+        // SAFETY: the machine's memory for descriptors is there, and zero; nobody else adds any.
+        unsafe { sections.add_zeroed_section(Section::of(ram.start())) }.unwrap();
+    }
+    assert!(map.described().eq(machine.ram().iter().copied()));
+    assert!(!map.is_valid(section(1).start()));
+    let pfn = section(2).start() + 5;
+    map.page(pfn).set_ref_count(1);
+    assert_eq!(map.put_page(pfn).map(|folio| folio.pfn()), Some(pfn));
+    // SAFETY: nobody holds a descriptor.
+    unsafe { sections.remove_section(Section::new(2)) }.unwrap();
+    assert!(!map.is_valid(pfn) && map.is_valid(pfn - 2 * PAGES_PER_SECTION));
+    // SAFETY: refused.
+    let beyond = unsafe { sections.add_section(Section::new(3)) };
+    assert_eq!(beyond, Err(MemMapError::OutsideMap));
+    assert_eq!(machine.sections().sections().count(), 0, "another table");
+}
