@@ -4,6 +4,7 @@
 mod bad;
 mod bulk;
 mod check;
+mod contig;
 mod effort;
 mod layouts;
 mod limits;
@@ -25,6 +26,7 @@ mod zones;
 
 pub use bad::{BadPage, BadReason};
 pub use check::{FreeAt, ZonesBroken};
+pub use contig::{ContigFailed, ContigRange, Migrate, Migrated};
 pub use kmm_buddy::{FreeBits, FreeError, Pageblock, Pageblocks};
 pub use layouts::NodeLayouts;
 pub use limits::{LayoutError, X86, X86_64, ZoneLayout, ZoneLimits};

@@ -342,6 +342,17 @@ impl<L: RawMutex> Zone<L> {
         self.pcps.iter().for_each(|pcp| pcp.set_limits(limits));
     }
 
+    /// Counts frames that were taken and given back by number. They are no requests.
+    pub(crate) fn count_contig(&self, taken: usize, given: usize) {
+        self.with_buddy(|_| {
+            let count = |counter: &AtomicU64, by: usize| {
+                counter.store(counter.load(Relaxed) + by as u64, Relaxed);
+            };
+            count(&self.nr_pages_alloced, taken);
+            count(&self.nr_pages_freed, given);
+        });
+    }
+
     /// Requests that CPUs of other nodes made here.
     pub(crate) fn nr_remote(&self) -> u64 {
         let is_remote = |(cpu, _): &(usize, &Pcp)| self.topology.node_of_cpu(*cpu) != self.node;
