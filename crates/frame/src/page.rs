@@ -130,7 +130,7 @@ impl Page {
         self.index.store(value, Ordering::Relaxed);
     }
 
-    /// A second word for the owner: a slab's free list, the head of a tail page.
+    /// A second word for the owner: a slab's free list; of the second page of a folio, how many entries map all of it.
     #[must_use]
     #[inline]
     pub fn owner_word(&self) -> u64 {
