@@ -169,7 +169,8 @@ impl<'a, L: RawMutex> Lruvec<'a, L> {
             }
         }
         // As many pages say that they are on a list as are; each of those does, so they are the same.
-        let says_so = |pfn: &Pfn| self.page(*pfn).test(PageFlags::LRU);
+        let page_of = |pfn: &Pfn| self.lists.map().get(*pfn);
+        let says_so = |pfn: &Pfn| page_of(pfn).is_some_and(Page::is_lru);
         let own = |zone: &'a Zone<L>| zone.range().iter().filter(|pfn| zone.owns(*pfn));
         let claims = || self.node.zones().iter().flat_map(own);
         if claims().filter(says_so).count() == nr_listed {
