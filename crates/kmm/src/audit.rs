@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use kmm_fault::{FileSource, frame_of};
-use kmm_frame::{PageFlags, Pfn, PfnRange, VirtAddr};
+use kmm_frame::{MAX_NODES, NodeId, NodeItem, PageFlags, Pfn, PfnRange, VirtAddr};
 use kmm_host::Host;
 use kmm_pagetable_walker::{Leaf, PteFlags, Span};
 use kmm_slub::Broken as SlubBroken;
@@ -100,6 +100,17 @@ pub enum AuditError {
         /// Descriptors of tables.
         found: usize,
     },
+    /// A node counts more or fewer pages of a use than there are.
+    Count {
+        /// The node.
+        node: NodeId,
+        /// What is counted.
+        item: NodeItem,
+        /// What the node says.
+        counted: u64,
+        /// Pages found.
+        found: u64,
+    },
     /// The page allocator's lists.
     Zones(ZonesBroken),
     /// The object allocator's lists.
@@ -139,6 +150,15 @@ impl fmt::Display for AuditError {
             Self::NoDescriptor(va) => write!(f, "the entry at {va} maps no frame of ours"),
             Self::Rss { counted, found } => write!(f, "{found} pages mapped, {counted} counted"),
             Self::Tables { counted, found } => write!(f, "{found} page tables, {counted} counted"),
+            Self::Count {
+                node,
+                item,
+                counted,
+                found,
+            } => {
+                let (node, name) = (node.index(), item.name());
+                write!(f, "node {node}: {name} is {found}, {counted} counted")
+            }
             Self::Zones(broken) => broken.fmt(f),
             Self::Slub(broken) => write!(f, "slub: {broken}"),
             Self::Vmalloc(broken) => write!(f, "vmalloc: {broken}"),
@@ -279,11 +299,13 @@ impl<H: Host> Manager<H> {
         }
         let mut report = AuditReport::default();
         let mut found_tables = 0;
+        let mut uses = Uses::default();
         let mut start = all.start();
         while start < all.end() {
             let end = all.end().min(start + window.nr_pages);
             window.start(PfnRange::new(start, end));
             found_tables += self.claim_all(&mut window, spaces.clone(), &held);
+            uses.add(self, window.frames);
             self.settle(&mut window, &mut report)?;
             start = end;
         }
@@ -293,6 +315,7 @@ impl<H: Host> Manager<H> {
                 found: found_tables,
             });
         }
+        uses.compare(self)?;
         Ok(report)
     }
 
@@ -380,6 +403,50 @@ impl<H: Host> Manager<H> {
             report.nr_pages[window.owners[index] as usize] += 1;
         }
         window.error.map_or(Ok(()), Err)
+    }
+}
+
+/// Pages of each node by [`USES`], as descriptors have it.
+#[derive(Default)]
+struct Uses([[u64; USES.len()]; MAX_NODES]);
+
+const USES: [NodeItem; 3] = [
+    NodeItem::AnonPages,
+    NodeItem::Mapped,
+    NodeItem::PageTablePages,
+];
+
+impl Uses {
+    fn add<H: Host>(&mut self, manager: &Manager<H>, frames: PfnRange) {
+        let map = manager.mem_map();
+        for (pfn, page) in frames.iter().filter_map(|pfn| Some((pfn, map.get(pfn)?))) {
+            let flags = page.flags();
+            let (is_mapped, is_anon) = (page.map_count() > 0, flags.contains(PageFlags::ANON));
+            // The first tables came from memblock, which counts for itself.
+            let is_table = flags & (PageFlags::TABLE | PageFlags::RESERVED) == PageFlags::TABLE;
+            let found = [is_mapped && is_anon, is_mapped && !is_anon, is_table];
+            let of_node = &mut self.0[manager.topology().node_of(pfn).index()];
+            for (sum, one) in of_node.iter_mut().zip(found) {
+                *sum += u64::from(one);
+            }
+        }
+    }
+
+    fn compare<H: Host>(&self, manager: &Manager<H>) -> Result<(), AuditError> {
+        for (node, found) in manager.pages().nodes().iter().zip(&self.0) {
+            for (item, &found) in USES.into_iter().zip(found) {
+                let counted = node.counters().snapshot(item);
+                if counted != found {
+                    return Err(AuditError::Count {
+                        node: node.id(),
+                        item,
+                        counted,
+                        found,
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 }
 

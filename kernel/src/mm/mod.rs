@@ -5,6 +5,7 @@
 
 mod boot;
 mod commands;
+mod count_tests;
 mod host;
 mod info;
 mod stack;
@@ -13,7 +14,7 @@ mod tests;
 use core::ptr::NonNull;
 
 use kmm::frame::{MemMap, Order, Pfn, PfnRange, PhysAddr, VirtAddr, ZoneType};
-use kmm::host::DirectMap;
+use kmm::host::{Cpus as _, DirectMap};
 use kmm::vmalloc::CacheMode;
 use kmm::zone::Mark;
 use spin::Once;
@@ -84,6 +85,17 @@ pub fn is_low() -> bool {
     })
 }
 
+/// Passes on what this CPU has counted of memory, once there is something that counts. Linux: `vmstat_update`.
+///
+/// # Context
+/// From the tick too.
+pub fn fold_counts() {
+    if let Some(machine) = MACHINE.get() {
+        let pages = machine.manager.pages();
+        pages.cpus().with_pin(|pin| pages.fold_counts(pin));
+    }
+}
+
 /// Gives one reference to a frame back; the last one frees it.
 ///
 /// # Safety
@@ -91,7 +103,7 @@ pub fn is_low() -> bool {
 #[expect(unsafe_code, reason = "passes an obligation on")]
 pub unsafe fn put_page(pfn: Pfn) {
     // SAFETY: the caller's obligation is the same.
-    unsafe { manager().pages().put_page(pfn) };
+    unsafe { manager().put_page(pfn) };
 }
 
 /// What each CPU that starts later needs, once it has loaded [`kernel_root`].

@@ -16,7 +16,7 @@ use kmm::vma::{MmapReq, Prot};
 use kmm::{AddressSpace, AuditReport, check};
 
 use super::host::KernelHost;
-use super::{boot, machine, manager, mem_map, phys};
+use super::{boot, count_tests, machine, manager, mem_map, phys};
 use crate::arch::usercopy::{self, probe};
 use crate::boot::{DIRECT_MAP, image};
 use crate::ensure;
@@ -37,6 +37,14 @@ pub const TESTS: &[Test] = &[
     Test {
         name: "mm::frames_add_up",
         run: frames_add_up,
+    },
+    Test {
+        name: "mm::texts_show_every_node",
+        run: count_tests::texts_show_every_node,
+    },
+    Test {
+        name: "mm::cpus_pass_on_what_they_count",
+        run: count_tests::cpus_pass_on_what_they_count,
     },
     Test {
         name: "mm::no_reserved_frame_is_handed_out",

@@ -31,7 +31,7 @@ use kmm::frame::Pfn;
 
 use crate::arch::apic::Ipi;
 use crate::arch::{acpi, apic, irq, percpu};
-use crate::process;
+use crate::{mm, process};
 
 pub use bringup::init;
 use jobs::Job;
@@ -148,10 +148,17 @@ pub fn on_request() {
     jobs::answer_call();
 }
 
+/// Each CPU passes on its counts of memory once a second. Linux: `sysctl_stat_interval`.
+const FOLD_TICKS: u64 = 100;
+
 /// A tick of this CPU, interrupts off.
 pub fn on_tick() {
     let ticks = &mailbox(percpu::cpu()).nr_ticks;
-    ticks.store(ticks.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    let nr = ticks.load(Ordering::Relaxed) + 1;
+    ticks.store(nr, Ordering::Relaxed);
+    if nr % FOLD_TICKS == 0 {
+        mm::fold_counts();
+    }
 }
 
 /// A top table, as mailboxes name it.
