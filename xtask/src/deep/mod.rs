@@ -27,6 +27,7 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
     let with_loom = flags.flag("--loom");
     let with_mutants = flags.flag("--mutants");
     let packages = flags.values("--package")?;
+    let shard = flags.value("--shard")?;
     flags.finish()?;
     if !run && fuzz_seconds.is_none() && !with_loom && !with_mutants {
         return describe();
@@ -46,7 +47,7 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
         loom::run(&mut tally);
     }
     if run || with_mutants {
-        mutants::run(&mut tally, &packages);
+        mutants::run(&mut tally, &packages, shard.as_deref());
     }
     Ok(tally.finish())
 }
@@ -65,7 +66,7 @@ fn describe() -> Result<u8> {
         models.join(", ")
     );
     println!(
-        "  --mutants            does a test fail for each change to the code of {}? writes {}; --package NAME for one",
+        "  --mutants            does a test fail for each change to the code of {}? writes {}; --package NAME for one, --shard 1/20 for a part",
         mutants::PACKAGES.join(" and "),
         mutants::RESULTS
     );

@@ -22,7 +22,8 @@ const EXPLAINED: &str = "docs/mutants.tsv";
 /// Exit codes of cargo-mutants that mean that it did its work: all caught; some missed; some timed out.
 const DONE: [i32; 3] = [0, 2, 3];
 
-pub(super) fn run(tally: &mut Tally, packages: &[String]) {
+/// Mutates `packages`, or all; `shard` is a part of the changes, as `3/20`.
+pub(super) fn run(tally: &mut Tally, packages: &[String], shard: Option<&str>) {
     if proc::which("cargo-mutants").is_none() {
         return tally.skip(
             "mutants",
@@ -37,12 +38,13 @@ pub(super) fn run(tally: &mut Tally, packages: &[String]) {
     let mut found = Vec::new();
     for package in &chosen {
         tally.step(&format!("mutants: {package}"), || {
-            found.push(mutate(package)?);
+            found.push(mutate(package, shard)?);
             Ok(())
         });
     }
+    let is_kept = packages.is_empty();
     tally.step("mutants: those missed are explained", || {
-        report(&found, packages.is_empty())
+        report(&found, shard, is_kept)
     });
 }
 
@@ -62,14 +64,19 @@ struct Mutant {
     change: String,
 }
 
-fn mutate(package: &str) -> Result<Found> {
+fn mutate(package: &str, shard: Option<&str>) -> Result<Found> {
     let out = proc::work_dir(&format!("mutants/{package}"))?;
     let mut command = Command::new("cargo");
     proc::scrub(&mut command);
     command
         .args(["mutants", "--package", package, "--no-shuffle", "--output"])
         .arg(&out)
-        .current_dir(proc::root());
+        .current_dir(proc::root())
+        // It builds copies of the tree; each has a target directory of its own.
+        .env_remove("CARGO_TARGET_DIR");
+    if let Some(shard) = shard {
+        command.args(["--sharding", "round-robin", "--shard", shard]);
+    }
     let status = proc::status(&mut command)?;
     ensure!(
         status.code().is_some_and(|code| DONE.contains(&code)),
@@ -127,7 +134,7 @@ fn explained(text: &str) -> Result<BTreeMap<Mutant, String>> {
         .collect()
 }
 
-fn report(found: &[Found], is_whole: bool) -> Result<()> {
+fn report(found: &[Found], shard: Option<&str>, is_kept: bool) -> Result<()> {
     let path = proc::root().join(EXPLAINED);
     let explained = explained(&fs::read_to_string(&path).unwrap_or_default())?;
     let unexplained: Vec<&Mutant> = found
@@ -135,8 +142,11 @@ fn report(found: &[Found], is_whole: bool) -> Result<()> {
         .flat_map(|found| &found.missed)
         .filter(|mutant| !explained.contains_key(mutant))
         .collect();
-    if is_whole && found.len() == PACKAGES.len() {
-        fs::write(proc::root().join(RESULTS), markdown(found, &explained))?;
+    if is_kept && found.len() == PACKAGES.len() {
+        fs::write(
+            proc::root().join(RESULTS),
+            markdown(found, &explained, shard),
+        )?;
         println!("{RESULTS}");
     }
     let list: String = unexplained
@@ -151,12 +161,16 @@ fn report(found: &[Found], is_whole: bool) -> Result<()> {
     Ok(())
 }
 
-fn markdown(found: &[Found], explained: &BTreeMap<Mutant, String>) -> String {
+fn markdown(found: &[Found], explained: &BTreeMap<Mutant, String>, shard: Option<&str>) -> String {
+    let part = shard.map_or_else(String::new, |shard| {
+        format!("A part of all changes, evenly spread: {shard}.\n\n")
+    });
     let mut text = "# Mutants\n\n\
         Each line of code changed a little, one change at a time: does a test fail? Written by `cargo xtask deep --mutants`; the\n\
-        explanations are those of `docs/mutants.tsv`. Changes that do not compile are not counted; one that never ends is caught.\n\n\
-        | crate | changes | caught | survive |\n|---|---|---|---|\n"
-        .to_owned();
+        explanations are those of `docs/mutants.tsv`. Changes that do not compile are not counted; one that never ends is caught.\n\n"
+        .to_owned()
+        + &part
+        + "| crate | changes | caught | survive |\n|---|---|---|---|\n";
     for Found {
         package,
         nr_caught,
@@ -211,7 +225,8 @@ mod tests {
             nr_timed_out: 1,
             missed: vec![survivor("replace > with >="), survivor("replace + with -")],
         };
-        let text = markdown(&[found], &explained);
+        let text = markdown(&[found], &explained, Some("1/20"));
+        assert!(text.contains("evenly spread: 1/20."));
         assert!(text.contains("| kmm-a | 11 | 9 | 2 |"));
         assert!(text.contains("`a.rs`: replace > with >=: both ends are equal"));
         assert!(text.contains("replace + with -: NOT EXPLAINED"));
