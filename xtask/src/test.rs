@@ -45,6 +45,13 @@ fn host_tests(tally: &mut Tally) {
     let mut cargo = proc::host_cargo();
     cargo.args(["test", "--no-fail-fast"]);
     count("cargo test", cargo, tally);
+    println!("== fuzz targets over their committed inputs");
+    let mut cargo = proc::host_cargo();
+    cargo
+        .args(["test", "--no-fail-fast", "--manifest-path"])
+        .arg("fuzz/Cargo.toml")
+        .env("CARGO_TARGET_DIR", proc::target_dir().join("fuzz"));
+    count("fuzz corpus", cargo, tally);
 }
 
 /// The programs of `user/` check themselves; what they check has to hold on Linux too, or it is not what Linux does.
