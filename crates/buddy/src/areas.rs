@@ -2,20 +2,21 @@
 //!
 //! This module alone knows how free blocks are kept; the algorithms next door only ask it. No descriptor is touched: of
 //! each pageblock there are 64 bytes of bits, one for each frame, a word that counts its free blocks ([`State`]), and a
-//! place in the trees that lead to the lowest pageblock of a type that has a block of an order ([`Summary`]). A pageblock
+//! place in the trees that lead to the lowest pageblock of a type whose largest block is of an order ([`Summary`]). A pageblock
 //! that is free as a whole has no bits, and its storage need not even be clear: memory that was never allocated from is not
 //! written.
 //!
 //! All blocks in a pageblock are of its type (INV-6), so a block is of the type that [`Pageblocks`] says, and to change the
-//! type of a pageblock moves eleven bits at most.
+//! type of a pageblock moves one bit, and counts.
 
 use kmm_frame::{MAX_ORDER, MigrateType, Order, Pfn, PfnRange};
 
 use crate::Pageblocks;
 use crate::bits::{
-    FRAMES, FreeBits, NR_WORDS, WORD_BITS, WORD_ORDER, WORDS, bits, blocks_of, order_around, run,
+    FRAMES, FreeBits, NR_WORDS, WORD_BITS, WORD_ORDER, WORDS, bits, blocks_of, full_words,
+    lowest_block, order_around, run,
 };
-use crate::state::{Counts, State, orders};
+use crate::state::{Counts, State};
 use crate::summary::Summary;
 
 mod batch;
@@ -111,18 +112,27 @@ impl FreeAreas {
         self.nr_type_changes
     }
 
-    /// The smallest order, `order` or above, of which a block of a type is free.
+    /// The orders of the largest free blocks of all pageblocks of a type, as bits.
     #[inline]
-    pub(crate) fn smallest(&self, kind: MigrateType, order: Order) -> Option<Order> {
-        let candidates = self.summary.nonempty(kind) >> order.get() << order.get();
-        let smallest = u8::try_from(candidates.trailing_zeros()).ok()?;
-        Order::new(smallest)
+    pub(crate) const fn largest_orders(&self, kind: MigrateType) -> u32 {
+        self.summary.nonempty(kind)
     }
 
-    /// The lowest pageblock of a type that has a free block of exactly `order`.
+    /// The lowest pageblock of a type whose largest free block is of `order`.
     #[inline]
     pub(crate) fn first(&self, kind: MigrateType, order: Order) -> Option<usize> {
         self.summary.first(kind, order.index())
+    }
+
+    /// The pageblock of a type that a block of `order` is to come from: of those with the smallest largest block that
+    /// fits, the lowest.
+    #[inline]
+    pub(crate) fn fitting(&self, kind: MigrateType, order: Order) -> Option<usize> {
+        let fitting = self.summary.nonempty(kind) >> order.get() << order.get();
+        if fitting == 0 {
+            return None;
+        }
+        self.summary.first(kind, fitting.trailing_zeros() as usize)
     }
 
     /// The lowest pageblock of a type with a free block smaller than itself.
@@ -143,7 +153,7 @@ impl FreeAreas {
                 MAX_ORDER
             });
         }
-        if !state.is_known() || self.word(slot, at / WORD_BITS) >> (at % WORD_BITS) & 1 == 0 {
+        if !state.is_known() || self.words(slot)[at / WORD_BITS] >> (at % WORD_BITS) & 1 == 0 {
             return None;
         }
         let level = self.level(slot, at);
@@ -164,39 +174,45 @@ impl FreeAreas {
         let at = self.offset(pfn);
         let (nr, order) = (at / WORD_BITS, order.index());
         if order < WORD_ORDER {
-            return self.word(slot, nr) & run(at % WORD_BITS, 1 << order) != 0;
+            return self.words(slot)[nr] & run(at % WORD_BITS, 1 << order) != 0;
         }
-        (nr..nr + (1 << (order - WORD_ORDER))).any(|nr| self.word(slot, nr) != 0)
+        self.has_any(slot, nr, 1 << (order - WORD_ORDER))
     }
 
-    /// Adds a block, which merges with its twin as often as that is free too. Linux: `__free_one_page`.
-    #[inline]
-    pub(crate) fn merge(&mut self, pfn: Pfn, order: Order) {
-        let slot = self.slot(pfn);
-        match order.index() {
-            ..WHOLE => self.merge_smaller(slot, self.offset(pfn), order.index()),
-            WHOLE => self.merge_whole(slot),
-            _ => self.merge_pair(slot),
-        }
+    /// Whether one of `count` words of a pageblock has a free frame.
+    fn has_any(&self, slot: usize, first: usize, count: usize) -> bool {
+        self.words(slot)[first..first + count]
+            .iter()
+            .any(|word| *word != 0)
     }
 
+    /// Adds a block, which merges with its twin as often as that is free too; whether nothing of it was free, else nothing
+    /// has changed. Linux: `__free_one_page`.
     #[inline]
-    fn merge_smaller(&mut self, slot: usize, at: usize, order: usize) {
-        self.know(slot);
-        self.set_run(slot, at, 1 << order);
-        let level = self.level(slot, at);
-        let (kind, before) = (self.kind(slot), self.state(slot));
-        self.nr_pages[kind.index()] += 1 << order;
-        self.counts[kind.index()].merge(order, level);
-        self.change(slot, kind, before, before.merged(order, level));
-        if level == WHOLE {
-            self.seal(slot, kind);
+    pub(crate) fn merge(&mut self, pfn: Pfn, order: Order) -> bool {
+        let (slot, order) = (self.slot(pfn), order.index());
+        if order < WORD_ORDER {
+            let (word, bit) = self.place(pfn);
+            return self.add_small(word, bit, order);
         }
+        if order >= WHOLE {
+            return self.merge_large(slot, order);
+        }
+        let state = self.state(slot);
+        let (first, count) = (self.offset(pfn) / WORD_BITS, 1 << (order - WORD_ORDER));
+        if state.is_whole() || state.is_known() && self.has_any(slot, first, count) {
+            return false;
+        }
+        let before = self.know(slot);
+        self.words_mut(slot)[first..first + count].fill(u64::MAX);
+        let level = self.level_of_word(slot, first);
+        self.count_in(slot, before, order, level);
+        true
     }
 
-    /// Adds a frame of a word unless it is free; whether it was not.
+    /// Adds a block that is smaller than a word, unless a part of it is free; whether none was.
     #[inline]
-    pub(crate) fn add_frame(&mut self, word: usize, bit: usize) -> bool {
+    pub(crate) fn add_small(&mut self, word: usize, bit: usize, order: usize) -> bool {
         let (slot, nr) = (word / WORDS, word % WORDS);
         let mut before = self.state(slot);
         if !before.is_plain() {
@@ -205,62 +221,54 @@ impl FreeAreas {
             }
             before = self.know(slot);
         }
-        let word = self.word_mut(slot, nr);
-        if *word >> bit & 1 != 0 {
+        let words = self.words_mut(slot);
+        let (bits, block) = (words[nr], run(bit, 1 << order));
+        if bits & block != 0 {
             return false;
         }
-        *word |= 1 << bit;
-        let mut level = order_around(*word, bit);
+        words[nr] = bits | block;
+        let mut level = order_around(bits | block, bit);
         if level == WORD_ORDER {
             level = self.level_of_word(slot, nr);
         }
-        let kind = self.kind(slot);
-        self.nr_pages[kind.index()] += 1;
-        self.counts[kind.index()].merge(0, level);
-        self.change(slot, kind, before, before.merged(0, level));
-        if level == WHOLE {
-            self.seal(slot, kind);
-        }
+        self.count_in(slot, before, order, level);
         true
     }
 
-    /// Takes the lowest block of a type and of the order `from` out, as far as `order` goes, and leaves the upper halves.
+    /// Counts a block of `order` that came into a pageblock, and merged up to `level`.
+    #[inline]
+    fn count_in(&mut self, slot: usize, before: State, order: usize, level: usize) {
+        let kind = self.kind(slot);
+        self.nr_pages[kind.index()] += 1 << order;
+        self.counts[kind.index()].merge(order, level);
+        if level == WHOLE {
+            self.complete(slot, kind, before);
+        } else {
+            self.change(slot, kind, before, before.merged(order, level));
+        }
+    }
+
+    /// Takes the lowest part of a block out: the smallest that fits, then the lowest of a pageblock that has one.
     /// Linux: `expand`.
     #[inline]
-    pub(crate) fn take(&mut self, kind: MigrateType, from: Order, order: Order) -> Option<Pfn> {
-        let slot = self.first(kind, from)?;
-        self.take_in(slot, from, order)
-    }
-
-    /// As [`FreeAreas::take`], out of a pageblock that has a block of that order.
-    #[inline]
-    pub(crate) fn take_in(&mut self, slot: usize, from: Order, order: Order) -> Option<Pfn> {
-        let (from, order) = (from.index(), order.index());
-        let kind = self.kind(slot);
+    pub(crate) fn take(&mut self, slot: usize, kind: MigrateType, order: Order) -> Pfn {
+        let (before, order) = (self.state(slot), order.index());
         self.nr_pages[kind.index()] -= 1 << order;
+        if before.is_whole() {
+            self.take_whole(slot, kind, before, order);
+            return self.start_of(slot);
+        }
+        let from = before.smallest(order);
         self.counts[kind.index()].split(from, order);
-        if from >= WHOLE {
-            self.take_whole(slot, kind, from, order);
-            return Some(self.start_of(slot));
+        let words = self.words_mut(slot);
+        let at = lowest_block(words, from);
+        if order < WORD_ORDER {
+            words[at / WORD_BITS % WORDS] &= !run(at % WORD_BITS, 1 << order);
+        } else {
+            self.clear_run(slot, at, 1 << order);
         }
-        let at = self.lowest(slot, from)?;
-        self.clear_run(slot, at, 1 << order);
-        let before = self.state(slot);
         self.change(slot, kind, before, before.split(from, order));
-        Some(self.start_of(slot) + at)
-    }
-
-    /// Where the lowest block of exactly `order` begins in a pageblock.
-    #[inline]
-    fn lowest(&self, slot: usize, order: usize) -> Option<usize> {
-        if order >= WORD_ORDER {
-            let blocks = blocks_of(self.full_words(slot), order - WORD_ORDER);
-            return Some(WORD_BITS * blocks.trailing_zeros() as usize);
-        }
-        (0..WORDS).find_map(|nr| {
-            let blocks = blocks_of(self.word(slot, nr), order);
-            (blocks != 0).then(|| nr * WORD_BITS + blocks.trailing_zeros() as usize)
-        })
+        self.start_of(slot) + at
     }
 
     /// The blocks of one order that begin in a pageblock, lowest first.
@@ -276,8 +284,8 @@ impl FreeAreas {
         };
         let smaller = (0..words).flat_map(move |nr| {
             let blocks = match order.checked_sub(WORD_ORDER) {
-                Some(above) => blocks_of(self.full_words(slot), above),
-                None => blocks_of(self.word(slot, nr), order),
+                Some(above) => blocks_of(full_words(self.words(slot)), above),
+                None => blocks_of(self.words(slot)[nr], order),
             };
             bits(blocks).map(move |bit| start + (nr * WORD_BITS + bit) * scale)
         });
@@ -328,38 +336,30 @@ impl FreeAreas {
     }
 
     #[inline]
-    pub(crate) const fn state(&self, slot: usize) -> State {
-        State(self.states[slot / NR_WORDS].0[slot % NR_WORDS])
+    pub(crate) fn state(&self, slot: usize) -> State {
+        State(self.states[slot / NR_WORDS].word(slot))
     }
 
-    /// The bits of 64 frames of a pageblock.
+    /// The frames of a pageblock, as bits.
     #[inline]
-    pub(crate) const fn word(&self, slot: usize, nr: usize) -> u64 {
-        self.maps[slot / HALVES].0[(slot % HALVES) * WORDS + nr % WORDS]
+    pub(crate) const fn words(&self, slot: usize) -> &[u64; WORDS] {
+        self.maps[slot / HALVES].pageblock(slot)
     }
 
     #[inline]
-    const fn word_mut(&mut self, slot: usize, nr: usize) -> &mut u64 {
-        &mut self.maps[slot / HALVES].0[(slot % HALVES) * WORDS + nr % WORDS]
+    const fn words_mut(&mut self, slot: usize) -> &mut [u64; WORDS] {
+        self.maps[slot / HALVES].pageblock_mut(slot)
     }
 
     pub(crate) const fn summary(&self) -> &Summary {
         &self.summary
     }
 
-    /// The words of a pageblock of which all frames are free, as bits.
-    #[inline]
-    fn full_words(&self, slot: usize) -> u64 {
-        (0..WORDS).fold(0, |full, nr| {
-            full | u64::from(self.word(slot, nr) == u64::MAX) << nr
-        })
-    }
-
     /// The order of the block around a free frame of a pageblock.
     #[inline]
     fn level(&self, slot: usize, at: usize) -> usize {
         let nr = at / WORD_BITS;
-        match order_around(self.word(slot, nr), at % WORD_BITS) {
+        match order_around(self.words(slot)[nr], at % WORD_BITS) {
             WORD_ORDER => self.level_of_word(slot, nr),
             level => level,
         }
@@ -368,29 +368,20 @@ impl FreeAreas {
     /// The order of the block that a word lies in whose frames are all free.
     #[inline]
     fn level_of_word(&self, slot: usize, nr: usize) -> usize {
-        WORD_ORDER + order_around(self.full_words(slot), nr)
-    }
-
-    fn set_run(&mut self, slot: usize, at: usize, len: usize) {
-        let first = at / WORD_BITS;
-        if len <= WORD_BITS {
-            *self.word_mut(slot, first) |= run(at % WORD_BITS, len);
-        } else {
-            (first..first + len / WORD_BITS).for_each(|nr| *self.word_mut(slot, nr) = u64::MAX);
-        }
+        WORD_ORDER + order_around(full_words(self.words(slot)), nr)
     }
 
     /// The frames begin at a word if they are more than a word has.
     fn clear_run(&mut self, slot: usize, at: usize, len: usize) {
-        let first = at / WORD_BITS;
+        let (first, words) = (at / WORD_BITS, self.words_mut(slot));
         if len <= WORD_BITS {
-            *self.word_mut(slot, first) &= !run(at % WORD_BITS, len);
+            words[first] &= !run(at % WORD_BITS, len);
             return;
         }
         let last = first + len / WORD_BITS;
-        (first..last).for_each(|nr| *self.word_mut(slot, nr) = 0);
+        words[first..last].fill(0);
         if len % WORD_BITS != 0 {
-            *self.word_mut(slot, last) &= u64::MAX << (len % WORD_BITS);
+            words[last] &= u64::MAX << (len % WORD_BITS);
         }
     }
 
@@ -399,35 +390,24 @@ impl FreeAreas {
     fn know(&mut self, slot: usize) -> State {
         let state = self.state(slot);
         if !state.is_known() {
-            (0..WORDS).for_each(|nr| *self.word_mut(slot, nr) = 0);
+            *self.words_mut(slot) = [0; WORDS];
             self.set_state(slot, state.with_known());
         }
         state.with_known()
     }
 
     #[inline]
-    pub(crate) const fn set_state(&mut self, slot: usize, state: State) {
-        self.states[slot / NR_WORDS].0[slot % NR_WORDS] = state.0;
+    pub(crate) fn set_state(&mut self, slot: usize, state: State) {
+        *self.states[slot / NR_WORDS].word_mut(slot) = state.0;
     }
 
     /// Replaces the state of a pageblock, and what is said of it elsewhere.
     #[inline]
     fn change(&mut self, slot: usize, kind: MigrateType, before: State, after: State) {
         self.set_state(slot, after);
-        let changed = before.present() ^ after.present();
-        if changed != 0 {
-            self.note(slot, kind, after, changed);
-        }
-    }
-
-    #[inline]
-    fn note(&mut self, slot: usize, kind: MigrateType, state: State, changed: u64) {
-        for order in orders(changed) {
-            if state.count(order) == 0 {
-                self.summary.clear(kind, slot, order);
-            } else {
-                self.summary.set(kind, slot, order);
-            }
+        let (before, after) = (before.largest(), after.largest());
+        if before != after {
+            self.summary.replace(kind, slot, before, after);
         }
     }
 }
@@ -441,7 +421,7 @@ impl FreeAreas {
 
     pub(crate) fn flip(&mut self, word: usize, bit: usize) {
         self.know(word / WORDS);
-        *self.word_mut(word / WORDS, word % WORDS) ^= 1 << bit;
+        self.words_mut(word / WORDS)[word % WORDS] ^= 1 << bit;
     }
 
     pub(crate) const fn forget_pages(&mut self, kind: MigrateType, nr_pages: usize) {

@@ -9,7 +9,7 @@ use kmm_frame::Order;
 /// 128 bytes of the storage of a [`crate::Buddy`]: the frames of two pageblocks, the states of sixteen, or a summary.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(128))]
-pub struct FreeBits(pub(crate) [u64; NR_WORDS]);
+pub struct FreeBits([[u64; WORDS]; 2]);
 
 pub(crate) const NR_WORDS: usize = 16;
 pub(crate) const WORD_BITS: usize = u64::BITS as usize;
@@ -25,7 +25,31 @@ const _: () = assert!(2 * WORDS == NR_WORDS);
 
 impl FreeBits {
     /// Nothing is free.
-    pub const EMPTY: Self = Self([0; NR_WORDS]);
+    pub const EMPTY: Self = Self([[0; WORDS]; 2]);
+
+    /// One of the words.
+    #[inline]
+    pub(crate) fn word(&self, nr: usize) -> u64 {
+        self.0.as_flattened()[nr % NR_WORDS]
+    }
+
+    /// One of the words.
+    #[inline]
+    pub(crate) fn word_mut(&mut self, nr: usize) -> &mut u64 {
+        &mut self.0.as_flattened_mut()[nr % NR_WORDS]
+    }
+
+    /// The frames of one of two pageblocks.
+    #[inline]
+    pub(crate) const fn pageblock(&self, nr: usize) -> &[u64; WORDS] {
+        &self.0[nr % 2]
+    }
+
+    /// The frames of one of two pageblocks.
+    #[inline]
+    pub(crate) const fn pageblock_mut(&mut self, nr: usize) -> &mut [u64; WORDS] {
+        &mut self.0[nr % 2]
+    }
 }
 
 /// The order of the largest aligned group of set bits that has bit `nr`, which is set.
@@ -78,7 +102,7 @@ const STARTS: [u64; WORD_ORDER + 1] = {
 };
 
 /// The first bits of the blocks of exactly `order` in a word, below the order that fills it.
-#[inline]
+#[inline(always)]
 pub(crate) const fn blocks_of(word: u64, order: usize) -> u64 {
     let mut groups = word;
     let mut below = 0;
@@ -90,6 +114,45 @@ pub(crate) const fn blocks_of(word: u64, order: usize) -> u64 {
     let size = 1 << order;
     let merged = groups & (groups >> size) & STARTS[order + 1];
     groups & !(merged | merged << size)
+}
+
+/// Where the lowest block of exactly `order` begins in a pageblock; one there must be.
+#[inline]
+pub(crate) fn lowest_block(words: &[u64; WORDS], order: usize) -> usize {
+    // Each order by itself: with a loop over orders within that over words it took twice the instructions.
+    match order {
+        0 => lowest_of(words, |word| blocks_of(word, 0)),
+        1 => lowest_of(words, |word| blocks_of(word, 1)),
+        2 => lowest_of(words, |word| blocks_of(word, 2)),
+        3 => lowest_of(words, |word| blocks_of(word, 3)),
+        4 => lowest_of(words, |word| blocks_of(word, 4)),
+        5 => lowest_of(words, |word| blocks_of(word, 5)),
+        _ => {
+            let blocks = blocks_of(full_words(words), (order - WORD_ORDER).min(2));
+            WORD_BITS * blocks.trailing_zeros() as usize
+        }
+    }
+}
+
+#[inline(always)]
+fn lowest_of(words: &[u64; WORDS], blocks: impl Fn(u64) -> u64) -> usize {
+    for (nr, word) in words.iter().enumerate() {
+        let blocks = blocks(*word);
+        if blocks != 0 {
+            return nr * WORD_BITS + blocks.trailing_zeros() as usize;
+        }
+    }
+    0
+}
+
+/// The words of which all frames are free, as bits.
+#[inline]
+pub(crate) fn full_words(words: &[u64; WORDS]) -> u64 {
+    let mut full = 0;
+    for (nr, word) in words.iter().enumerate() {
+        full |= u64::from(*word == u64::MAX) << nr;
+    }
+    full
 }
 
 /// The numbers of the bits that are set, lowest first.

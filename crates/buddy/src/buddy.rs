@@ -81,8 +81,11 @@ impl Buddy {
     #[inline]
     pub fn put(&mut self, pfn: Pfn, order: Order) -> Result<(), FreeError> {
         self.check_put(pfn, order)?;
-        self.areas.merge(pfn, order);
-        Ok(())
+        if self.areas.merge(pfn, order) {
+            Ok(())
+        } else {
+            Err(FreeError::AlreadyFree)
+        }
     }
 
     /// Takes single frames back, as [`Buddy::put`] does one after the other; what is refused goes to `refused`.
@@ -291,7 +294,9 @@ impl Buddy {
         let mut twice = match frames {
             0 => 0,
             _ if frames.is_power_of_two() => {
-                let is_new = self.areas.add_frame(word, frames.trailing_zeros() as usize);
+                let is_new = self
+                    .areas
+                    .add_small(word, frames.trailing_zeros() as usize, 0);
                 if is_new { 0 } else { frames }
             }
             _ => self.areas.add_frames(word, frames),
@@ -308,15 +313,13 @@ impl Buddy {
         if !pfn.is_aligned(order) {
             return Err(FreeError::NotAligned);
         }
-        let block = PfnRange::with_len(pfn, order.nr_pages());
-        if block.nr_pages() != order.nr_pages() || !self.range.contains_range(block) {
+        let at = pfn.index().wrapping_sub(self.range.start().index());
+        let len = self.range.nr_pages();
+        if at >= len || len - at < order.nr_pages() {
             return Err(FreeError::OutsideZone);
         }
-        if self.areas.overlaps(pfn, order) {
-            return Err(FreeError::AlreadyFree);
-        }
-        if cfg!(debug_assertions) {
-            self.check_reserved(block)?;
+        if cfg!(debug_assertions) && !self.areas.overlaps(pfn, order) {
+            self.check_reserved(PfnRange::with_len(pfn, order.nr_pages()))?;
         }
         Ok(())
     }

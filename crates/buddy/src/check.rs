@@ -176,8 +176,8 @@ impl FreeAreas {
     fn validate_summary(&self, slot: usize) -> Result<(), Broken> {
         for kind in MigrateType::ALL {
             for order in Order::all() {
-                let has = self.state(slot).count(order.index()) != 0;
-                let expected = has && kind == self.kind(slot);
+                let is_largest = self.state(slot).largest() == order.index();
+                let expected = is_largest && kind == self.kind(slot);
                 if self.summary().test(kind, slot, order.index()) != expected {
                     return Err(Broken::WrongSummary(self.start_of(slot), kind, order));
                 }
@@ -188,7 +188,7 @@ impl FreeAreas {
 
     /// The largest aligned block of free frames that begins at a frame of a pageblock.
     fn largest_at(&self, slot: usize, at: usize) -> Option<Order> {
-        let is_free = |at: usize| self.word(slot, at / WORD_BITS) >> (at % WORD_BITS) & 1 != 0;
+        let is_free = |at: usize| self.words(slot)[at / WORD_BITS] >> (at % WORD_BITS) & 1 != 0;
         let fits = |order: &Order| {
             let size = order.nr_pages();
             at % size == 0 && (at..at + size).all(is_free)
@@ -258,7 +258,7 @@ mod tests {
             Box::new(move |areas| areas.set_state(slot, change(areas.state(slot))))
         };
         let summary = |slot, order: u8| -> Spoil {
-            Box::new(move |areas| areas.summary_mut().set(Movable, slot, usize::from(order)))
+            Box::new(move |areas| areas.summary_mut().claim(Movable, slot, usize::from(order)))
         };
         let order = |order| block(0, order).order;
         let (first, second) = (Pfn::ZERO, Pfn::new(512));
@@ -301,7 +301,7 @@ mod tests {
                 Broken::WrongSummary(first, Movable, order(4)),
             ),
             (
-                Box::new(|areas| areas.summary_mut().set(Cma, 0, 3)),
+                Box::new(|areas| areas.summary_mut().claim(Cma, 0, 3)),
                 Broken::WrongSummary(first, Cma, order(3)),
             ),
         ];

@@ -39,8 +39,7 @@ impl Buddy {
     ///
     /// Linux: `unreserve_highatomic_pageblock`.
     pub fn unreserve_highatomic(&mut self, kind: MigrateType) -> bool {
-        let smallest = self.areas().smallest(MigrateType::HighAtomic, Order::ZERO);
-        let found = smallest.and_then(|order| self.areas().first(MigrateType::HighAtomic, order));
+        let found = self.areas().fitting(MigrateType::HighAtomic, Order::ZERO);
         found.map(|slot| self.set_kind(slot, kind)).is_some()
     }
 

@@ -10,9 +10,12 @@
 
 use kmm_frame::{MAX_ORDER, NR_ORDERS, Order};
 
+/// In place of an order: no block.
+pub(crate) const NONE: usize = NR_ORDERS;
+
 const PAGEBLOCK: usize = Order::PAGEBLOCK.index();
 
-/// The blocks that begin in one pageblock: for each order a number, and a bit above it that stays clear.
+/// The blocks that begin in one pageblock: for each order a number.
 ///
 /// Of two twins at most one is free, so that there are at most 256 of order 0, 128 of order 1 and so on: nine bits, eight
 /// bits and so on.
@@ -33,7 +36,7 @@ const OFFSETS: [u32; NR_ORDERS + 1] = {
     let mut offsets = [0; NR_ORDERS + 1];
     let mut order = 0;
     while order < NR_ORDERS {
-        offsets[order + 1] = offsets[order] + width(order) + 1;
+        offsets[order + 1] = offsets[order] + width(order);
         order += 1;
     }
     offsets
@@ -50,24 +53,28 @@ const NUMBERS: u64 = {
     bits
 };
 
-/// The bit above each number.
-const GUARDS: u64 = {
-    let mut bits = 0;
-    let mut order = 0;
-    while order < NR_ORDERS {
-        bits |= 1 << (OFFSETS[order] + width(order));
-        order += 1;
-    }
-    bits
-};
-
-/// The order whose number is below a bit of [`GUARDS`].
-const ORDER_BELOW: [u8; 64] = {
+/// The order whose number a bit is of.
+const ORDER_AT: [u8; 64] = {
     let mut orders = [0; 64];
     let mut order = 0;
     while order < NR_ORDERS {
-        orders[(OFFSETS[order] + width(order)) as usize] = order as u8;
+        let mut bit = OFFSETS[order];
+        while bit < OFFSETS[order + 1] {
+            orders[bit as usize] = order as u8;
+            bit += 1;
+        }
         order += 1;
+    }
+    orders
+};
+
+/// As [`ORDER_AT`], one bit up, and below it [`NONE`].
+const LARGEST_AT: [u8; 64] = {
+    let mut orders = [NONE as u8; 64];
+    let mut bit = 0;
+    while bit < OFFSETS[NR_ORDERS] as usize {
+        orders[bit + 1] = ORDER_AT[bit];
+        bit += 1;
     }
     orders
 };
@@ -104,6 +111,9 @@ const WHOLE: u64 = UPPER | 1 << OFFSETS[PAGEBLOCK] | 1 << OFFSETS[MAX_ORDER.inde
 const _: () = assert!(OFFSETS[NR_ORDERS] + 1 < u64::BITS);
 
 impl State {
+    /// Nothing is free, as the bits of all frames say.
+    pub(crate) const EMPTY: Self = Self(KNOWN);
+
     /// How many blocks of `order`.
     #[inline]
     pub(crate) const fn count(self, order: usize) -> usize {
@@ -134,10 +144,18 @@ impl State {
         Self(self.0 - (1 << OFFSETS[order]))
     }
 
-    /// A bit for each order of which there are blocks, of no meaning but to [`orders`].
+    /// The largest order of which there is a block; [`NONE`] if there is no block.
     #[inline]
-    pub(crate) const fn present(self) -> u64 {
-        ((self.0 & NUMBERS) + NUMBERS) & GUARDS
+    pub(crate) const fn largest(self) -> usize {
+        let top = 63 - ((self.0 & NUMBERS) << 1 | 1).leading_zeros();
+        LARGEST_AT[top as usize % 64] as usize
+    }
+
+    /// The smallest order, `order` or above, of which there is a block; one must be.
+    #[inline]
+    pub(crate) fn smallest(self, order: usize) -> usize {
+        let from = (self.0 & NUMBERS) >> OFFSETS[order] << OFFSETS[order];
+        usize::from(ORDER_AT[from.trailing_zeros() as usize % 64])
     }
 
     /// Whether all is free.
@@ -187,17 +205,6 @@ impl State {
     pub(crate) fn nr_pages(self) -> usize {
         (0..NR_ORDERS).map(|order| self.count(order) << order).sum()
     }
-}
-
-/// The orders that [`State::present`] speaks of.
-#[inline]
-pub(crate) fn orders(present: u64) -> impl Iterator<Item = usize> {
-    let mut left = present;
-    core::iter::from_fn(move || {
-        let order = ORDER_BELOW[left.checked_ilog2()? as usize];
-        left ^= 1 << left.ilog2();
-        Some(usize::from(order))
-    })
 }
 
 /// The blocks of a zone, two orders to a word: no zone has 2^32 blocks of an order.
@@ -291,15 +298,13 @@ impl Counts {
         self.0[order / 2] -= (count as u64) << (order % 2 * ORDER_BITS);
     }
 
-    /// A pageblock goes from one state to another.
-    pub(crate) fn replace(&mut self, before: State, after: State) {
-        for order in 0..NR_ORDERS {
-            let (before, after) = (before.count(order), after.count(order));
-            if before > after {
-                self.sub(order, before - after);
-            } else if after > before {
-                self.add(order, after - before);
-            }
-        }
+    /// All blocks of a pageblock.
+    pub(crate) fn add_all(&mut self, state: State) {
+        (0..NR_ORDERS).for_each(|order| self.add(order, state.count(order)));
+    }
+
+    /// Without the blocks of a pageblock.
+    pub(crate) fn sub_all(&mut self, state: State) {
+        (0..NR_ORDERS).for_each(|order| self.sub(order, state.count(order)));
     }
 }

@@ -1,16 +1,20 @@
-//! Which pageblocks of a type have a free block of an order: for each type and order a tree of bits, 64 to a word.
+//! Which pageblocks of a type have what: for each type and order a tree of bits, 64 to a word, of the pageblocks whose
+//! largest free block is of that order.
+//!
+//! Each pageblock has one bit at most, so that few bits change when blocks split and merge.
 //!
 //! The words of all orders that speak of the same pageblocks lie side by side, in one row of 128 bytes; the rows of a type
 //! lie together.
 
-use kmm_frame::{MigrateType, NR_ORDERS, Order};
+use kmm_frame::{MigrateType, Order};
 
 use crate::bits::{FreeBits, NR_WORDS, WORD_BITS};
+use crate::state::NONE;
 
 /// Levels that a tree over all frames of a 64-bit machine has.
 const MAX_LEVELS: usize = 8;
 
-const _: () = assert!(NR_ORDERS <= NR_WORDS);
+const _: () = assert!(NONE < NR_WORDS);
 
 /// A tree of bits for each type and order, the lowest level first in the rows of each type.
 #[derive(Debug)]
@@ -58,30 +62,35 @@ impl Summary {
         }
     }
 
-    /// The orders of which there is a free block of a type, as bits.
+    /// The orders of the largest free blocks of all pageblocks of a type, as bits.
     #[inline]
     pub(crate) const fn nonempty(&self, kind: MigrateType) -> u32 {
         self.nonempty[kind.index()]
     }
 
-    /// Says that a pageblock of a type has a free block of `order`.
+    /// Says that the largest free block of a pageblock of a type was of one order, and is of another; [`NONE`] if it has
+    /// no free block.
     #[inline]
-    pub(crate) fn set(&mut self, kind: MigrateType, block: usize, order: usize) {
-        let first = self.stride * kind.index();
-        let word = &mut self.rows[first + block / WORD_BITS].0[order % NR_WORDS];
-        let before = *word;
-        *word |= 1 << (block % WORD_BITS);
-        if before == 0 {
-            self.set_above(kind, block / WORD_BITS, order);
+    pub(crate) fn replace(&mut self, kind: MigrateType, block: usize, before: usize, after: usize) {
+        let row = &mut self.rows[self.stride * kind.index() + block / WORD_BITS];
+        let bit = 1 << (block % WORD_BITS);
+        let was = row.word(after);
+        *row.word_mut(after) = was | bit;
+        *row.word_mut(before) &= !bit;
+        if row.word(before) == 0 && before != NONE {
+            self.clear_above(kind, block / WORD_BITS, before);
+        }
+        if was == 0 && after != NONE {
+            self.set_above(kind, block / WORD_BITS, after);
         }
     }
 
-    /// Not inlined, as are its like: the compiler would prepare all levels ahead of need.
+    /// Not inlined, as is its like: the compiler would prepare all levels ahead of need.
     #[inline(never)]
     fn set_above(&mut self, kind: MigrateType, mut at: usize, order: usize) {
         let first = self.stride * kind.index();
         for start in &self.starts[1..self.nr_levels.max(1)] {
-            let word = &mut self.rows[first + start + at / WORD_BITS].0[order % NR_WORDS];
+            let word = self.rows[first + start + at / WORD_BITS].word_mut(order);
             let before = *word;
             *word |= 1 << (at % WORD_BITS);
             if before != 0 {
@@ -92,22 +101,11 @@ impl Summary {
         self.nonempty[kind.index()] |= 1 << order;
     }
 
-    /// Says that a pageblock of a type has no free block of `order` any more.
-    #[inline]
-    pub(crate) fn clear(&mut self, kind: MigrateType, block: usize, order: usize) {
-        let first = self.stride * kind.index();
-        let word = &mut self.rows[first + block / WORD_BITS].0[order % NR_WORDS];
-        *word &= !(1 << (block % WORD_BITS));
-        if *word == 0 {
-            self.clear_above(kind, block / WORD_BITS, order);
-        }
-    }
-
     #[inline(never)]
     fn clear_above(&mut self, kind: MigrateType, mut at: usize, order: usize) {
         let first = self.stride * kind.index();
         for start in &self.starts[1..self.nr_levels.max(1)] {
-            let word = &mut self.rows[first + start + at / WORD_BITS].0[order % NR_WORDS];
+            let word = self.rows[first + start + at / WORD_BITS].word_mut(order);
             *word &= !(1 << (at % WORD_BITS));
             if *word != 0 {
                 return;
@@ -117,10 +115,10 @@ impl Summary {
         self.nonempty[kind.index()] &= !(1 << order);
     }
 
-    /// The first pageblock of a type that has a free block of `order`.
+    /// The first pageblock of a type whose largest free block is of `order`.
     #[inline]
     pub(crate) fn first(&self, kind: MigrateType, order: usize) -> Option<usize> {
-        self.descend(kind, |row| row.0[order % NR_WORDS])
+        self.descend(kind, |row| row.word(order))
     }
 
     /// The first pageblock of a type that has a free block smaller than itself.
@@ -128,21 +126,21 @@ impl Summary {
     pub(crate) fn first_fragmented(&self, kind: MigrateType) -> Option<usize> {
         const SMALLER: usize = Order::PAGEBLOCK.index();
         self.descend(kind, |row| {
-            row.0[..SMALLER].iter().fold(0, |all, word| all | word)
+            (0..SMALLER).fold(0, |all, order| all | row.word(order))
         })
     }
 
-    /// Whether a pageblock is said to have a free block of `order`, and the type.
+    /// Whether the largest free block of a pageblock is said to be of `order`, and the type.
     #[inline]
     pub(crate) fn test(&self, kind: MigrateType, block: usize, order: usize) -> bool {
-        let row = &self.rows[self.stride * kind.index() + block / WORD_BITS].0;
-        row[order % NR_WORDS] >> (block % WORD_BITS) & 1 != 0
+        let row = &self.rows[self.stride * kind.index() + block / WORD_BITS];
+        row.word(order) >> (block % WORD_BITS) & 1 != 0
     }
 
     /// Whether each bit above the lowest level says what is below it.
     pub(crate) fn is_sound(&self, kind: MigrateType, order: usize) -> bool {
         let rows = &self.rows[self.stride * kind.index()..][..self.stride];
-        let top = rows.last().map_or(0, |row| row.0[order]);
+        let top = rows.last().map_or(0, |row| row.word(order));
         if (top != 0) != (self.nonempty(kind) & 1 << order != 0) {
             return false;
         }
@@ -150,10 +148,16 @@ impl Summary {
             let (below, here) = (self.starts[level - 1], self.starts[level]);
             (below..here).all(|row| {
                 let at = row - below;
-                let said = rows[here + at / WORD_BITS].0[order] >> (at % WORD_BITS) & 1;
-                (said != 0) == (rows[row].0[order] != 0)
+                let said = rows[here + at / WORD_BITS].word(order) >> (at % WORD_BITS) & 1;
+                (said != 0) == (rows[row].word(order) != 0)
             })
         })
+    }
+
+    /// Says what is not so of a pageblock.
+    #[cfg(test)]
+    pub(crate) fn claim(&mut self, kind: MigrateType, block: usize, order: usize) {
+        self.replace(kind, block, NONE, order);
     }
 
     /// Says that a movable block of order 0 is free where none is.

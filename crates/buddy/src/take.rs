@@ -116,8 +116,8 @@ impl Buddy {
     #[must_use]
     pub fn has_free(&self, order: Order, request: impl Into<Request>) -> bool {
         let request: Request = request.into();
-        let has = |kind: MigrateType, order| {
-            kind != MigrateType::Isolate && self.areas().smallest(kind, order).is_some()
+        let has = |kind: MigrateType, order: Order| {
+            kind != MigrateType::Isolate && self.areas().largest_orders(kind) >> order.get() != 0
         };
         let others = fallbacks(request.kind());
         has(request.kind(), order)
@@ -127,11 +127,14 @@ impl Buddy {
 
     #[inline]
     fn take_own(&mut self, kind: MigrateType, order: Order) -> Option<Pfn> {
-        let from = self.areas().smallest(kind, order)?;
         if kind == MigrateType::Isolate {
             return None;
         }
-        self.areas_mut().take(kind, from, order)
+        if order >= Order::PAGEBLOCK {
+            return self.areas_mut().take_large(kind, order);
+        }
+        let slot = self.areas().fitting(kind, order)?;
+        Some(self.areas_mut().take(slot, kind, order))
     }
 
     fn take_own_pages(
@@ -150,8 +153,7 @@ impl Buddy {
                 left -= areas.take_frames(slot, left, sink);
                 continue;
             }
-            let whole = areas.smallest(kind, Order::PAGEBLOCK);
-            let Some(pfn) = whole.and_then(|from| areas.take(kind, from, Order::PAGEBLOCK)) else {
+            let Some(pfn) = areas.take_large(kind, Order::PAGEBLOCK) else {
                 break;
             };
             let count = left.min(Order::PAGEBLOCK.nr_pages());
@@ -181,35 +183,39 @@ impl Buddy {
 
     /// Linux: `__rmqueue_fallback`, `find_suitable_fallback`, `can_steal_fallback`.
     fn fall_back(&mut self, order: Order, request: Request) -> Option<Pfn> {
-        let others = fallbacks(request.kind());
-        let of = |from: Order| {
-            let has = |kind: &&MigrateType| self.areas().nr_free(**kind, from) != 0;
-            others.iter().find(has).map(|&kind| (from, kind))
-        };
-        let (from, other) = least(order, request).up_to_max().rev().find_map(of)?;
+        let others = fallbacks(request.kind()).iter().copied();
+        let least = least(order, request).get();
+        let fitting =
+            others.map(|kind| (kind, self.areas().largest_orders(kind) >> least << least));
+        // Of equals the first: that of the largest order, or of the smallest, and among types in their order.
+        let largest = fitting
+            .clone()
+            .rev()
+            .max_by_key(|(_, orders)| orders.checked_ilog2());
+        let (mut other, orders) = largest?;
+        let mut from = Order::new(u8::try_from(orders.checked_ilog2()?).ok()?)?;
         let may_claim = from.get() >= LARGE || request.kind() != MigrateType::Movable;
-        let (from, other) = if may_claim {
-            (from, other)
-        } else {
-            order.up_to_max().find_map(of)?
-        };
+        if !may_claim {
+            let orders;
+            (other, orders) = fitting.min_by_key(|(_, orders)| orders.trailing_zeros())?;
+            from = Order::new(u8::try_from(orders.trailing_zeros()).ok()?)?;
+        }
+        let slot = self.areas().first(other, from)?;
         self.nr_fallbacks += 1;
-        self.steal(order, request.kind(), from, other, may_claim)
+        Some(self.steal(order, request.kind(), (from, other, slot), may_claim))
     }
 
-    /// Takes a block of `order` out of one of `from` and of another type, and claims its pageblock where that may be.
-    /// Linux: `steal_suitable_fallback`.
+    /// Takes a block of `order` out of a pageblock of another type, whose largest block is of the order `from`, and claims
+    /// the pageblock where that may be. Linux: `steal_suitable_fallback`.
     fn steal(
         &mut self,
         order: Order,
         kind: MigrateType,
-        from: Order,
-        other: MigrateType,
+        (from, other, slot): (Order, MigrateType, usize),
         may_claim: bool,
-    ) -> Option<Pfn> {
-        let slot = self.areas().first(other, from)?;
+    ) -> Pfn {
         if from >= Order::PAGEBLOCK {
-            let pfn = self.areas_mut().take_in(slot, from, order);
+            let pfn = self.areas_mut().take(slot, other, order);
             self.set_kind(slot, kind);
             if from == MAX_ORDER {
                 self.set_kind(slot + 1, kind);
@@ -218,9 +224,9 @@ impl Buddy {
         }
         if may_claim && self.areas().state(slot).nr_pages() >= ENOUGH {
             self.set_kind(slot, kind);
-            return self.take_own(kind, order);
+            return self.areas_mut().take(slot, kind, order);
         }
-        self.areas_mut().take_in(slot, from, order)
+        self.areas_mut().take(slot, other, order)
     }
 }
 

@@ -1,10 +1,10 @@
 //! Single frames, many at a time.
 
-use kmm_frame::Pfn;
+use kmm_frame::{MigrateType, Pfn};
 
 use super::{FreeAreas, WHOLE};
 use crate::bits::{
-    FRAMES, WORD_BITS, WORD_ORDER, WORDS, blocks_of, first_block, order_around, run,
+    FRAMES, WORD_BITS, WORD_ORDER, WORDS, blocks_of, first_block, full_words, order_around, run,
 };
 use crate::state::State;
 
@@ -34,7 +34,7 @@ impl FreeAreas {
         }
         let before = before.with_known();
         let kind = self.kind(slot);
-        let (mut bits, mut after) = (self.word(slot, nr), before);
+        let (mut bits, mut after) = (self.words(slot)[nr], before);
         let (twice, mut left) = (bits & frames, frames & !bits);
         while left != 0 {
             let (order, at) = first_block(left);
@@ -44,16 +44,17 @@ impl FreeAreas {
             bits |= block;
             let mut level = order_around(bits, at);
             if level == WORD_ORDER {
-                *self.word_mut(slot, nr) = bits;
+                self.words_mut(slot)[nr] = bits;
                 level = self.level_of_word(slot, nr);
             }
             self.counts[kind.index()].merge(order, level);
             after = after.merged(order, level);
         }
-        *self.word_mut(slot, nr) = bits;
-        self.change(slot, kind, before, after);
+        self.words_mut(slot)[nr] = bits;
         if after.count(WHOLE) != 0 {
-            self.seal(slot, kind);
+            self.complete(slot, kind, before);
+        } else {
+            self.change(slot, kind, before, after);
         }
         twice
     }
@@ -69,7 +70,7 @@ impl FreeAreas {
         let (kind, start, before) = (self.kind(slot), self.start_of(slot), self.state(slot));
         let (mut left, mut after) = (most, before);
         for nr in 0..WORDS {
-            let mut word = self.word(slot, nr);
+            let mut word = self.words(slot)[nr];
             if word == 0 {
                 continue;
             }
@@ -79,7 +80,7 @@ impl FreeAreas {
                 let count = left.min(1 << order);
                 (0..count).for_each(|i| sink(first + i));
                 self.clear_run(slot, nr * WORD_BITS, count);
-                after = without_lowest(after, order, count);
+                after = self.cut(kind, after, order, count);
                 left -= count;
             } else {
                 while word != 0 && left > 0 {
@@ -87,17 +88,16 @@ impl FreeAreas {
                     let count = left.min(1 << order);
                     (at..at + count).for_each(|i| sink(first + i));
                     word &= !run(at, count);
-                    after = without_lowest(after, order, count);
+                    after = self.cut(kind, after, order, count);
                     left -= count;
                 }
-                *self.word_mut(slot, nr) = word;
+                self.words_mut(slot)[nr] = word;
             }
             if left == 0 {
                 break;
             }
         }
         self.nr_pages[kind.index()] -= most - left;
-        self.counts[kind.index()].replace(before, after);
         self.change(slot, kind, before, after);
         most - left
     }
@@ -106,11 +106,11 @@ impl FreeAreas {
     pub(crate) fn leave_above(&mut self, slot: usize, count: usize) {
         self.know(slot);
         let (kind, before) = (self.kind(slot), self.state(slot));
-        self.set_run(slot, 0, FRAMES);
+        *self.words_mut(slot) = [u64::MAX; WORDS];
         self.clear_run(slot, 0, count);
-        let after = without_lowest(before.plus(WHOLE), WHOLE, count);
+        self.counts[kind.index()].add(WHOLE, 1);
+        let after = self.cut(kind, before.plus(WHOLE), WHOLE, count);
         self.nr_pages[kind.index()] += FRAMES - count;
-        self.counts[kind.index()].replace(before, after);
         self.change(slot, kind, before, after);
     }
 
@@ -124,45 +124,51 @@ impl FreeAreas {
             self.change(slot, kind, before, before.minus(WHOLE));
             if len < FRAMES {
                 self.know(slot);
-                self.set_run(slot, 0, FRAMES);
+                *self.words_mut(slot) = [u64::MAX; WORDS];
             }
         }
         let (kind, before) = (self.kind(slot), self.state(slot));
         self.nr_pages[kind.index()] -= len;
         if len < FRAMES {
             for frame in at..at + len {
-                *self.word_mut(slot, frame / WORD_BITS) &= !run(frame % WORD_BITS, 1);
+                self.words_mut(slot)[frame / WORD_BITS] &= !run(frame % WORD_BITS, 1);
             }
             let after = self.counted(slot);
-            self.counts[kind.index()].replace(before, after);
+            self.counts[kind.index()].sub_all(before);
+            self.counts[kind.index()].add_all(after);
             self.change(slot, kind, before, after);
         }
     }
 
+    /// Counts a block of `order` without its lowest `count` frames: what is left of it are blocks of the sizes that add
+    /// up to it. The state after.
+    #[inline]
+    fn cut(&mut self, kind: MigrateType, state: State, order: usize, count: usize) -> State {
+        let counts = &mut self.counts[kind.index()];
+        let mut state = state.minus(order);
+        counts.sub(order, 1);
+        let mut rest = (1_usize << order) - count;
+        while rest != 0 {
+            let order = rest.trailing_zeros() as usize;
+            state = state.plus(order);
+            counts.add(order, 1);
+            rest &= rest - 1;
+        }
+        state
+    }
+
     /// The state that the bits of a pageblock say.
     fn counted(&self, slot: usize) -> State {
-        let mut state = State(0).with_known();
+        let mut state = State::EMPTY;
         for order in 0..WHOLE {
             let count = match order.checked_sub(WORD_ORDER) {
-                Some(above) => blocks_of(self.full_words(slot), above).count_ones(),
+                Some(above) => blocks_of(full_words(self.words(slot)), above).count_ones(),
                 None => (0..WORDS)
-                    .map(|nr| blocks_of(self.word(slot, nr), order).count_ones())
+                    .map(|nr| blocks_of(self.words(slot)[nr], order).count_ones())
                     .sum(),
             };
             state = (0..count).fold(state, |state, _| state.plus(order));
         }
         state
     }
-}
-
-/// Without the lowest `count` frames of a block of `order`: what is left of it are blocks of the sizes that add up to it.
-#[inline]
-fn without_lowest(state: State, order: usize, count: usize) -> State {
-    let mut state = state.minus(order);
-    let mut rest = (1_usize << order) - count;
-    while rest != 0 {
-        state = state.plus(rest.trailing_zeros() as usize);
-        rest &= rest - 1;
-    }
-    state
 }

@@ -1,67 +1,147 @@
 //! Pageblocks that are free as a whole, pairs of them, and pageblocks that change their type.
 
-use kmm_frame::MigrateType;
+use kmm_frame::{MAX_ORDER, MigrateType, Order, Pfn};
 
 use super::{FreeAreas, HALVES, PAIR, WHOLE};
 use crate::bits::{FRAMES, WORDS};
 use crate::pageblock::is_mergeable;
-use crate::state::State;
+use crate::state::{NONE, State};
 
 impl FreeAreas {
-    /// Adds a pageblock of which nothing is free.
-    pub(super) fn merge_whole(&mut self, slot: usize) {
-        let kind = self.kind(slot);
+    /// Adds a pageblock or two, unless a part of it is free; whether none was.
+    #[inline(never)]
+    pub(super) fn merge_large(&mut self, slot: usize, order: usize) -> bool {
+        let (lower, kind) = (self.state(slot), self.kind(slot));
+        if order == WHOLE {
+            if !lower.is_empty() {
+                return false;
+            }
+            self.nr_pages[kind.index()] += FRAMES;
+            self.add_whole(slot, kind);
+            return true;
+        }
+        let (upper, other) = (self.state(slot | 1), self.kind(slot | 1));
+        if !lower.is_empty() || !upper.is_empty() {
+            return false;
+        }
         self.nr_pages[kind.index()] += FRAMES;
+        self.nr_pages[other.index()] += FRAMES;
+        if kind == other {
+            self.counts[kind.index()].add(PAIR, 1);
+            self.set_state(slot, lower.plus(PAIR));
+            self.set_state(slot | 1, upper.with_upper());
+            self.summary.replace(kind, slot, NONE, PAIR);
+        } else {
+            self.add_whole(slot, kind);
+            self.add_whole(slot | 1, other);
+        }
+        true
+    }
+
+    /// One more block of the size of a pageblock, which joins its twin if that is one too.
+    ///
+    /// Linux: `__free_one_page`. Twins of different types join if both types may, and both are of the type of the one that
+    /// comes last then.
+    #[inline]
+    pub(super) fn add_whole(&mut self, slot: usize, kind: MigrateType) {
+        if self.state(slot ^ 1).count(WHOLE) != 0 && self.adopt_twin(slot, kind) {
+            return;
+        }
+        self.counts[kind.index()].add(WHOLE, 1);
+        self.set_state(slot, self.state(slot).plus(WHOLE));
+        self.summary.replace(kind, slot, NONE, WHOLE);
+    }
+
+    /// Makes one block of a pageblock and its twin, which is free as a whole, if their types allow it; whether they do.
+    fn adopt_twin(&mut self, slot: usize, kind: MigrateType) -> bool {
+        let (twin, other) = (slot ^ 1, self.kind(slot ^ 1));
+        if other != kind {
+            if !is_mergeable(other) || !is_mergeable(kind) {
+                return false;
+            }
+            self.move_to(twin, kind);
+        }
+        let counts = &mut self.counts[kind.index()];
+        counts.sub(WHOLE, 1);
+        counts.add(PAIR, 1);
+        let state = self.state(twin).minus(WHOLE);
+        self.set_state(twin, state);
+        self.summary.replace(kind, twin, WHOLE, NONE);
+        let (lower, upper) = (slot & !1, slot | 1);
+        self.set_state(lower, self.state(lower).plus(PAIR));
+        self.set_state(upper, self.state(upper).with_upper());
+        self.summary.replace(kind, lower, NONE, PAIR);
+        true
+    }
+
+    /// All frames of a pageblock are free now, the state is from before. A pageblock that is one block has no bits. The
+    /// counts have it as a block.
+    #[inline(never)]
+    pub(super) fn complete(&mut self, slot: usize, kind: MigrateType, before: State) {
+        *self.words_mut(slot) = [0; WORDS];
+        self.counts[kind.index()].sub(WHOLE, 1);
+        self.change(slot, kind, before, State::EMPTY);
         self.add_whole(slot, kind);
     }
 
-    /// Adds two pageblocks of which nothing is free.
-    pub(super) fn merge_pair(&mut self, slot: usize) {
-        let (kind, upper) = (self.kind(slot), slot | 1);
-        if kind != self.kind(upper) {
-            self.merge_whole(slot);
-            return self.merge_whole(upper);
-        }
-        self.nr_pages[kind.index()] += HALVES * FRAMES;
-        self.counts[kind.index()].add(PAIR, 1);
-        let before = self.state(slot);
-        self.change(slot, kind, before, before.plus(PAIR));
-        self.set_state(upper, self.state(upper).with_upper());
-    }
-
-    /// A pageblock that is said to be one block has no bits.
+    /// Takes a pageblock or two, of a type, that are free as a whole: the lowest, one alone first.
     #[inline(never)]
-    pub(super) fn seal(&mut self, slot: usize, kind: MigrateType) {
-        (0..WORDS).for_each(|nr| *self.word_mut(slot, nr) = 0);
-        if self.state(slot ^ 1).count(WHOLE) != 0 {
-            let before = self.state(slot);
-            self.change(slot, kind, before, before.minus(WHOLE));
-            self.counts[kind.index()].sub(WHOLE, 1);
-            self.add_whole(slot, kind);
+    pub(crate) fn take_large(&mut self, kind: MigrateType, order: Order) -> Option<Pfn> {
+        let slot = self.fitting(kind, order)?;
+        let state = self.state(slot);
+        self.nr_pages[kind.index()] -= order.nr_pages();
+        let counts = &mut self.counts[kind.index()];
+        if state.count(WHOLE) != 0 {
+            counts.sub(WHOLE, 1);
+            self.set_state(slot, state.minus(WHOLE));
+            self.summary.replace(kind, slot, WHOLE, NONE);
+            return Some(self.start_of(slot));
         }
+        counts.sub(PAIR, 1);
+        let upper = self.state(slot | 1).without_upper();
+        self.set_state(slot, state.minus(PAIR));
+        self.summary.replace(kind, slot, PAIR, NONE);
+        if order == MAX_ORDER {
+            self.set_state(slot | 1, upper);
+        } else {
+            self.counts[kind.index()].add(WHOLE, 1);
+            self.set_state(slot | 1, upper.plus(WHOLE));
+            self.summary.replace(kind, slot | 1, NONE, WHOLE);
+        }
+        Some(self.start_of(slot))
     }
 
-    /// Takes as much out of the pageblock, free as a whole, as `order` goes; the counts know it.
-    #[inline]
-    pub(super) fn take_whole(&mut self, slot: usize, kind: MigrateType, from: usize, order: usize) {
-        let mut before = self.state(slot);
-        if from == PAIR {
-            let upper = self.state(slot | 1);
-            let apart = upper.without_upper();
-            if order == PAIR {
-                self.set_state(slot | 1, apart);
-                return self.change(slot, kind, before, before.minus(PAIR));
-            }
-            self.change(slot | 1, kind, apart, apart.plus(WHOLE));
-        }
+    /// Takes as much out of the pageblock, free as a whole, as `order` goes.
+    #[inline(never)]
+    pub(super) fn take_whole(
+        &mut self,
+        slot: usize,
+        kind: MigrateType,
+        before: State,
+        order: usize,
+    ) {
+        let from = before.largest();
         let mut after = before.minus(from);
-        if order < WHOLE {
-            (0..WORDS).for_each(|nr| *self.word_mut(slot, nr) = u64::MAX);
-            self.clear_run(slot, 0, 1 << order);
-            before = before.with_known();
-            after = after.with_known().plus(WHOLE).split(WHOLE, order);
+        self.counts[kind.index()].sub(from, 1);
+        if from == PAIR {
+            let upper = self.state(slot | 1).without_upper();
+            if order == PAIR {
+                self.set_state(slot | 1, upper);
+            } else {
+                self.counts[kind.index()].add(WHOLE, 1);
+                self.set_state(slot | 1, upper.plus(WHOLE));
+                self.summary.replace(kind, slot | 1, NONE, WHOLE);
+            }
         }
-        self.change(slot, kind, before, after);
+        if order < WHOLE {
+            *self.words_mut(slot) = [u64::MAX; WORDS];
+            self.clear_run(slot, 0, 1 << order);
+            self.counts[kind.index()].add(WHOLE, 1);
+            self.counts[kind.index()].split(WHOLE, order);
+            after = State::EMPTY.plus(WHOLE).split(WHOLE, order);
+        }
+        self.set_state(slot, after);
+        self.summary.replace(kind, slot, from, after.largest());
     }
 
     /// Changes the type of a pageblock and of what is free in it; the type before.
@@ -72,43 +152,15 @@ impl FreeAreas {
         }
         self.part(slot & !1);
         self.move_to(slot, kind);
-        let is_alone = |slot| self.state(slot).count(WHOLE) != 0;
-        if self.kind(slot ^ 1) == kind && is_alone(slot) && is_alone(slot ^ 1) {
-            self.join(slot & !1, kind);
+        let state = self.state(slot);
+        let twin = slot ^ 1;
+        let both = state.count(WHOLE) != 0 && self.state(twin).count(WHOLE) != 0;
+        if both && self.kind(twin) == kind {
+            self.counts[kind.index()].sub(WHOLE, 1);
+            self.change(slot, kind, state, state.minus(WHOLE));
+            self.adopt_twin(slot, kind);
         }
         before
-    }
-
-    /// One more block of the size of a pageblock, which joins its twin if that is one too.
-    ///
-    /// Linux: `__free_one_page`. Twins of different types join if both types may, and both are of the type of the one that
-    /// comes last then.
-    fn add_whole(&mut self, slot: usize, kind: MigrateType) {
-        let before = self.state(slot);
-        self.counts[kind.index()].add(WHOLE, 1);
-        self.change(slot, kind, before, before.plus(WHOLE));
-        let twin = slot ^ 1;
-        if self.state(twin).count(WHOLE) == 0 {
-            return;
-        }
-        let other = self.kind(twin);
-        if other != kind {
-            if !is_mergeable(other) || !is_mergeable(kind) {
-                return;
-            }
-            self.move_to(twin, kind);
-        }
-        self.join(slot & !1, kind);
-    }
-
-    /// Makes one block of two.
-    fn join(&mut self, slot: usize, kind: MigrateType) {
-        self.counts[kind.index()].merge(WHOLE, PAIR);
-        let (lower, upper) = (self.state(slot), self.state(slot | 1));
-        self.change(slot | 1, kind, upper, upper.minus(WHOLE).with_upper());
-        // A block of order 9 at the lower half merged with another of order 9.
-        self.change(slot, kind, lower, lower.minus(WHOLE).plus(PAIR));
-        self.counts[kind.index()].sub(WHOLE, 1);
     }
 
     /// Makes two blocks of one, if it is one.
@@ -130,12 +182,12 @@ impl FreeAreas {
         let from = self.kind(slot);
         self.types.set_nth(slot.wrapping_sub(self.skew), kind);
         self.nr_type_changes += 1;
-        let (state, nothing) = (self.state(slot), State(0));
-        self.counts[from.index()].replace(state, nothing);
-        self.counts[kind.index()].replace(nothing, state);
+        let state = self.state(slot);
+        self.counts[from.index()].sub_all(state);
+        self.counts[kind.index()].add_all(state);
         self.nr_pages[from.index()] -= state.nr_pages();
         self.nr_pages[kind.index()] += state.nr_pages();
-        self.note(slot, from, nothing, state.present());
-        self.note(slot, kind, state, state.present());
+        self.summary.replace(from, slot, state.largest(), NONE);
+        self.summary.replace(kind, slot, NONE, state.largest());
     }
 }

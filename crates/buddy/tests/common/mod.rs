@@ -142,10 +142,15 @@ impl Oracle {
         found
     }
 
-    /// Where a request of `order` must come from: the lowest block of the smallest order that fits.
+    /// Where a request of `order` must come from: of the pageblocks with the smallest largest block that fits the lowest, and
+    /// in it the lowest of the smallest blocks that fit.
     pub fn place(&self, order: Order) -> Option<usize> {
         let blocks = self.blocks();
-        let fitting = blocks.iter().filter(|b| b.1 >= order.get());
+        let in_block = |nr: usize| blocks.iter().filter(move |b| b.0 / 512 == nr);
+        let pageblocks = blocks.iter().map(|b| b.0 / 512);
+        let largest = pageblocks.filter_map(|nr| Some((in_block(nr).map(|b| b.1).max()?, nr)));
+        let (_, nr) = largest.filter(|(n, _)| *n >= order.get()).min()?;
+        let fitting = in_block(nr).filter(|b| b.1 >= order.get());
         fitting.min_by_key(|b| (b.1, b.0)).map(|b| b.0)
     }
 

@@ -127,12 +127,33 @@ impl Typed {
         wish.cma && self.nr_free(|kind| kind == Cma) > self.nr_free(|kind| kind != Isolate) / 2
     }
 
+    /// Pageblocks of a type with a free block of `n` or above: the order of their largest block, and their number.
+    fn candidates(&self, n: u8, kind: MigrateType) -> Vec<(u8, usize)> {
+        let mut largest = BTreeMap::new();
+        for (pfn, n, other) in self.blocks() {
+            let most: &mut u8 = largest.entry(pfn / 512).or_insert(n);
+            *most = n.max(*most);
+            assert_eq!(other, self.kinds[pfn / 512]);
+        }
+        let fits = |&(largest, nr): &(u8, usize)| largest >= n && self.kinds[nr] == kind;
+        largest
+            .into_iter()
+            .map(|(nr, most)| (most, nr))
+            .filter(fits)
+            .collect()
+    }
+
+    /// The smallest, then lowest block of a pageblock that fits.
+    fn best_in(&self, nr: usize, n: u8) -> Option<usize> {
+        let blocks = self.blocks();
+        let fitting = blocks.iter().filter(|b| b.0 / 512 == nr && b.1 >= n);
+        fitting.min_by_key(|b| (b.1, b.0)).map(|b| b.0)
+    }
+
     ///
     fn own(&self, n: u8, kind: MigrateType) -> Option<usize> {
-        let blocks = self.blocks();
-        let fitting = blocks.iter().filter(|b| b.1 >= n && b.2 == kind);
-        let found = fitting.min_by_key(|b| (b.1, b.0)).map(|b| b.0);
-        found.filter(|_| kind != Isolate)
+        let (_, nr) = self.candidates(n, kind).into_iter().min()?;
+        self.best_in(nr, n).filter(|_| kind != Isolate)
     }
 
     fn set_kind(&mut self, nr: usize, kind: MigrateType) {
@@ -156,22 +177,24 @@ impl Typed {
             Reclaimable => [Unmovable, Movable],
             _ => return None,
         };
-        let rank = |kind| order_of.iter().position(|other| *other == kind);
         let least = if wish.whole_only { n.max(9) } else { n };
-        let mut others: Vec<Block> = self.blocks();
-        others.retain(|b| b.1 >= least && rank(b.2).is_some());
-        // The largest order, then the better type, then the lowest address.
-        others.sort_by_key(|b| (u8::MAX - b.1, rank(b.2), b.0));
-        let &(mut pfn, mut found, _) = others.first()?;
-        self.nr_fallbacks += 1;
-        let claims = found >= 4 || wish.kind != Movable;
-        if !claims {
-            others.sort_by_key(|b| (b.1, rank(b.2), b.0));
-            (pfn, found, _) = others[0];
+        // The order of the largest block, the rank of the type, the pageblock.
+        let mut others: Vec<(u8, usize, usize)> = Vec::new();
+        for (rank, kind) in order_of.into_iter().enumerate() {
+            let found = self.candidates(least, kind).into_iter();
+            others.extend(found.map(|(largest, nr)| (largest, rank, nr)));
         }
-        let nr = pfn / 512;
-        if found >= 9 {
-            (nr..nr + (1 << (found - 9))).for_each(|nr| self.set_kind(nr, wish.kind));
+        others.sort_by_key(|&(largest, rank, nr)| (u8::MAX - largest, rank, nr));
+        let &(mut largest, _, mut nr) = others.first()?;
+        self.nr_fallbacks += 1;
+        let claims = largest >= 4 || wish.kind != Movable;
+        if !claims {
+            others.sort_unstable();
+            (largest, _, nr) = others[0];
+        }
+        let pfn = self.best_in(nr, n);
+        if largest >= 9 {
+            (nr..nr + (1 << (largest - 9))).for_each(|nr| self.set_kind(nr, wish.kind));
         } else if claims
             && (nr * 512..nr * 512 + 512)
                 .filter(|&f| self.is_free(f))
@@ -179,9 +202,8 @@ impl Typed {
                 >= 256
         {
             self.set_kind(nr, wish.kind);
-            return self.own(n, wish.kind);
         }
-        Some(pfn)
+        pfn
     }
 
     fn plan(&mut self, n: u8, wish: Wish) -> Option<usize> {
@@ -348,12 +370,10 @@ impl Typed {
 
     /// Where the next pageblock of the reserve goes back, if one does.
     pub fn unreserve(&mut self, buddy: &mut Buddy, kind: MigrateType) {
-        let blocks = self.blocks();
-        let reserved = blocks.iter().filter(|b| b.2 == HighAtomic);
-        let found = reserved.min_by_key(|b| (b.1, b.0)).map(|b| b.0);
+        let found = self.candidates(0, HighAtomic).into_iter().min();
         assert_eq!(buddy.unreserve_highatomic(kind), found.is_some());
-        if let Some(pfn) = found {
-            self.set_kind(pfn / 512, kind);
+        if let Some((_, nr)) = found {
+            self.set_kind(nr, kind);
         }
     }
 
