@@ -28,6 +28,20 @@ pub struct NodeRange {
 }
 
 /// The nodes of a machine: `0..nr_nodes`, each with any number of ranges and CPUs, also none.
+///
+/// # Examples
+/// ```
+/// use kmm_frame::{NodeId, Pfn, PfnRange, Topology, TopologyError};
+///
+/// let (near, far) = (NodeId::new(0), NodeId::new(1));
+/// let mut topology = Topology::new(2)?;
+/// topology.add_range(PfnRange::new(Pfn::new(0), Pfn::new(0x8000)), near)?;
+/// topology.add_range(PfnRange::new(Pfn::new(0x8000), Pfn::new(0x10000)), far)?;
+/// topology.set_cpu_node(1, far)?;
+/// topology.set_distance(near, far, 21)?;
+/// assert_eq!(topology.node_of(Pfn::new(0x9000)), topology.node_of_cpu(1));
+/// # Ok::<(), TopologyError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Topology {
     nr_nodes: usize,
