@@ -9,9 +9,11 @@ mod tape;
 
 pub mod buddy;
 pub mod fault;
+pub mod folio;
 pub mod highmem;
 pub mod kcoll;
 pub mod memblock;
+pub mod numa;
 pub mod procfs;
 pub mod slub;
 pub mod tables;
@@ -25,8 +27,10 @@ pub use tape::Tape;
 pub type Target = fn(&[u8]);
 
 /// Every target by name.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: &[(&str, Target)] = &[
     ("memblock", memblock::run),
+    ("folio", folio::run),
+    ("numa", numa::run),
     ("kcoll", kcoll::run),
     ("buddy", buddy::run),
     ("zone", zone::run),

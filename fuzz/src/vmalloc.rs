@@ -53,7 +53,7 @@ impl World {
         // By address: pages without the guard, and whether it is device memory.
         let mut areas: BTreeMap<u64, (u64, bool)> = BTreeMap::new();
         while !tape.is_empty() {
-            let nr_pages = 1 + tape.below(tape.clone().pick(&[4, 64, 300])) as u64;
+            let nr_pages = 1 + tape.below(tape.clone().pick(&[2, 16, 128])) as u64;
             let made = match tape.below(7) {
                 0..3 => {
                     let odd = tape.below(PAGE_SIZE) as u64;

@@ -23,7 +23,7 @@ impl Random {
 #[test]
 fn every_committed_input_passes() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    for (name, target) in TARGETS {
+    for &(name, target) in TARGETS {
         let files = std::fs::read_dir(corpus.join(name)).expect("a corpus for each target");
         let mut nr_inputs = 0;
         for file in files {
@@ -43,7 +43,7 @@ fn random_inputs_pass() {
         Err(_) => 0xf022,
     };
     println!("seed {seed}; replay: KMM_SEED={seed} cargo test random_inputs_pass");
-    for (name, target) in TARGETS {
+    for &(name, target) in TARGETS {
         let mut random = Random(seed);
         println!("{name}");
         let start = std::time::Instant::now();
