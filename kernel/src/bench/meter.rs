@@ -9,7 +9,7 @@ use crate::arch::cpu;
 
 /// Each sample repeats an operation so often, if it is a short one.
 pub(super) const MANY: usize = 1000;
-/// Samples per figure. The least is free of timer ticks; the median shows whether that is the rule.
+/// Samples per figure. The least may be luck; the median shows whether it is the rule.
 const NR_SAMPLES: usize = 9;
 /// Runs whose numbers nobody sees: caches of pages and objects, page tables and translations are then as they stay.
 const NR_WARM_UPS: usize = 3;
