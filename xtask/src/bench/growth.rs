@@ -70,7 +70,7 @@ pub(super) fn main(mut flags: Flags) -> Result<u8> {
         println!("\nno operation costs {GROWTH_PERCENT} % more on more memory");
     } else {
         println!(
-            "\nmore than {GROWTH_PERCENT} % above their least: {}",
+            "\nmore than {GROWTH_PERCENT} % dearer on more memory: {}",
             grows.join(", ")
         );
     }
