@@ -64,7 +64,7 @@ unsafe impl FileSource for MemFile {
         }
         let block = inner
             .manager
-            .pages()
+            .page_alloc()
             .alloc(PageReq::new(Order::ZERO, Gfp::HIGHUSER | Gfp::ZERO))
             .map_err(|_| FileError::OutOfMemory)?;
         let (pfn, _) = block.into_raw();
@@ -80,7 +80,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         for &pfn in self.cache().values() {
             // SAFETY: the reference that the page cache held; nobody maps the file any more, or they hold their own.
-            unsafe { self.manager.pages().put_page(pfn) };
+            unsafe { self.manager.put_page(pfn) };
         }
     }
 }

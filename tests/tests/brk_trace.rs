@@ -13,11 +13,11 @@ use std::sync::Mutex;
 use kmm::fault::NoFile;
 use kmm::frame::{PAGE_SIZE, VirtAddr};
 use kmm::slub::{EarlyHeap, SlubAlloc};
-use kmm::{AddressSpace, Pages};
+use kmm::{AddressSpace, PageAlloc};
 use kmm_sim::{Config, Machine, SimLock, SimPhys};
 use kmm_tests::boot;
 
-type Heap = SlubAlloc<&'static Pages<Machine>, &'static SimPhys, SimLock, Host>;
+type Heap = SlubAlloc<&'static PageAlloc<Machine>, &'static SimPhys, SimLock, Host>;
 
 /// The heap of the host, which owns whatever is no RAM of the machine.
 struct Host;

@@ -27,10 +27,10 @@ type IsRam = dyn Fn(PfnRange) -> bool + Sync;
 pub type Pages<H> =
     Zones<<H as Host>::Lock, &'static <H as Host>::Cpus, &'static <H as Host>::Phys>;
 /// The object allocator of a host.
-pub type Objects<H> = Slub<&'static Pages<H>, &'static <H as Host>::Phys, <H as Host>::Lock>;
+pub type Objects<H> = Slub<&'static PageAlloc<H>, &'static <H as Host>::Phys, <H as Host>::Lock>;
 /// The kernel's virtual memory of a host.
 pub type KernelVm<H> =
-    Vmalloc<'static, <H as Host>::Ptes, Pages<H>, &'static <H as Host>::Tlb, <H as Host>::Lock>;
+    Vmalloc<'static, <H as Host>::Ptes, PageAlloc<H>, &'static <H as Host>::Tlb, <H as Host>::Lock>;
 
 /// Object caches that fit: kmalloc's and the kernel's own.
 const NR_CACHES: usize = 128;
@@ -133,7 +133,7 @@ impl<H: Host> Manager<H> {
             on_bug: hooks.on_slub_bug,
         };
         let slub =
-            Slub::new(zones, host.phys(), map, slots, config).map_err(|_| BuildError::Slub)?;
+            Slub::new(alloc, host.phys(), map, slots, config).map_err(|_| BuildError::Slub)?;
         let slub: &'static Objects<H> = early.place(slub)?;
         let place = early.reserve_place::<Self>()?;
         let memory = early.memory();
@@ -154,12 +154,12 @@ impl<H: Host> Manager<H> {
         }
         map.reserve(PfnRange::new(reserved_start, map.range().end()));
         // SAFETY: as in `Manager::mapper`.
-        let mapper = unsafe { Mapper::new(host.ptes(), zones, map, space.levels, kernel_tables) };
+        let mapper = unsafe { Mapper::new(host.ptes(), alloc, map, space.levels, kernel_tables) };
         let config = VmallocConfig {
             range: space.vmalloc.clone(),
             is_ram,
         };
-        let vmalloc = Vmalloc::new(mapper, zones, root, host.tlb(), config);
+        let vmalloc = Vmalloc::new(mapper, alloc, root, host.tlb(), config);
         zones.init_watermarks(zones.default_min_free_kbytes(), WATERMARK_SCALE_FACTOR);
         Ok(place.put(Self {
             host,
@@ -240,11 +240,11 @@ impl<H: Host> Manager<H> {
 
     /// A mapper of this machine's tables that counts in `tables`.
     #[must_use]
-    pub fn mapper<'a>(&'a self, tables: &'a TableCounter) -> Mapper<'a, H::Ptes, Pages<H>> {
+    pub fn mapper<'a>(&'a self, tables: &'a TableCounter) -> Mapper<'a, H::Ptes, PageAlloc<H>> {
         // SAFETY: 1: the zones hand out RAM that the host's tables reach, and that the map describes. 2: this crate
         // enters a frame for the address space that holds a reference of it, and puts that after the flush. 3: every
         // root of this manager has these levels.
-        unsafe { Mapper::new(self.host.ptes(), self.zones, self.map, self.levels, tables) }
+        unsafe { Mapper::new(self.host.ptes(), self.alloc, self.map, self.levels, tables) }
     }
 
     /// The page allocator that waits where it may: zones, and the slow path above them. Its functions are this type's too.

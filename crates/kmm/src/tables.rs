@@ -17,7 +17,7 @@ use kmm_host::{Host, PageSource, PteStore, TlbControl, TlbTarget};
 use kmm_pagetable_walker::{Leaf, MapError, Mapper, MmuGather, Pte, Root, Span, TableCounter};
 use kmm_vma::{Mm, VmFlags};
 
-use crate::{Manager, MmError, Pages};
+use crate::{Manager, MmError, PageAlloc};
 
 /// References kept until the translations through which they were used are flushed.
 const BATCH: usize = 64;
@@ -79,7 +79,7 @@ impl<H: Host> Tables<H> {
         let manager = self.manager;
         let env = FaultEnv {
             mapper: manager.mapper(&self.counter),
-            pages: manager.pages(),
+            pages: manager.page_alloc(),
             phys: manager.host().phys(),
             tlb: manager.host().tlb(),
             zero_page: manager.zero_page(),
@@ -224,7 +224,7 @@ impl<H: Host> Tables<H> {
         child: &mut Self,
     ) -> Result<(), MmError> {
         let (map, zero_page) = (self.manager.mem_map(), self.manager.zero_page());
-        let pages = self.manager.pages();
+        let pages = self.manager.page_alloc();
         let root = root_of(&mut self.root);
         let mapper = self.manager.mapper(&child.counter);
         let child_root = root_of(&mut child.root);
@@ -344,7 +344,7 @@ impl<'a, H: Host> Puts<'a, H> {
         let map = self.manager.mem_map();
         if let Some(pfn) = forget(
             &map,
-            self.manager.pages(),
+            self.manager.page_alloc(),
             self.manager.zero_page(),
             leaf,
             self.usage,
@@ -359,7 +359,7 @@ impl<'a, H: Host> Puts<'a, H> {
         let map = self.manager.mem_map();
         for &pfn in &self.pfns[..self.nr_pfns] {
             // SAFETY: the reference of an entry that was cleared; its translation was flushed.
-            unsafe { put_page::<Pages<H>>(&map, self.manager.pages(), pfn) };
+            unsafe { put_page::<PageAlloc<H>>(&map, self.manager.page_alloc(), pfn) };
         }
         self.nr_pfns = 0;
     }

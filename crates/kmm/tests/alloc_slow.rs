@@ -4,11 +4,12 @@
 mod common;
 
 use common::{
-    Fake, NR_FRAMES, World, frames, order, take_bugs, take_steps, take_texts, two_nodes, world_with,
+    Fake, NR_FRAMES, World, frames, large_zone, order, take_bugs, take_steps, take_texts,
+    two_nodes, world_with,
 };
 use kmm::frame::{Gfp, NodeId, NodeMask, Order, VmEvent, ZoneType};
 use kmm::host::{AllocError, PageBlock, PageReq, PageSource, Scope, Sleep};
-use kmm::zone::Mark;
+use kmm::zone::{Mark, Pressure};
 use kmm::{AllocBug, AllocStep, CompactPriority, CompactResult, NoWait, OomResult};
 
 const NODE: NodeId = NodeId::ZERO;
@@ -188,6 +189,44 @@ fn reclaim_without_progress_is_tried_sixteen_times_more() {
         assert_eq!(fake.state().kills.len(), 1);
         finish(&world, fake, blocks);
     }
+}
+
+#[test]
+fn what_was_kept_back_for_urgent_requests_goes_last() {
+    let fake = Fake::new();
+    let world = large_zone(1024, fake.hooks());
+    fake.set_zones(&world);
+    let large = |gfp| world.zones.alloc_pages(PageReq::new(order(3), gfp)).ok();
+    let mut blocks = Vec::new();
+    // An urgent request below the low mark keeps its pageblock back.
+    loop {
+        let (block, pressure) = large(Gfp::NOWAIT).unwrap();
+        blocks.push(block);
+        if pressure == Pressure::WakeKswapd {
+            break;
+        }
+    }
+    let urgent = world.pages.alloc_pages(&mut NoWait, Gfp::ATOMIC, order(3));
+    blocks.push(urgent.unwrap());
+    let zone = world.zones.zone(ZoneType::Normal);
+    assert!(zone.nr_reserved_highatomic() > 0);
+    // A request that may wait gets it, but only when nothing else helped.
+    fake.state().reclaimable = world.zones.managed_pages();
+    let gfp = Gfp::KERNEL | Gfp::NOWARN;
+    let next = || large(Gfp::NOWAIT).map(|(block, _)| block);
+    blocks.extend(core::iter::from_fn(next));
+    blocks.extend(world.exhaust(Gfp::NOWAIT));
+    take_steps();
+    let sleep = &mut Sleep::grant();
+    blocks.extend(world.pages.alloc_page(sleep, gfp));
+    let deeds = deeds();
+    let tried = deeds
+        .iter()
+        .position(|step| *step == AllocStep::RetryReclaim(16));
+    let gone = deeds.iter().position(|step| *step == AllocStep::Unreserved);
+    assert!(tried.is_some() && tried < gone, "{deeds:?}");
+    assert_eq!(zone.nr_reserved_highatomic(), 0);
+    finish(&world, fake, blocks);
 }
 
 #[test]

@@ -38,7 +38,7 @@ const CACHE_SIZE: usize = 192;
 
 /// Slub behind `GlobalAlloc`, without the kernel's early heap and its refusals.
 static HEAP: SlubAlloc<
-    &'static kmm::Pages<KernelHost>,
+    &'static kmm::PageAlloc<KernelHost>,
     &'static kmm::host::DirectMap,
     RawIrqSpinLock,
 > = SlubAlloc::new(NoEarlyHeap);

@@ -37,7 +37,7 @@ impl Frame {
     /// A frame of zeros.
     pub fn new_zeroed() -> Result<Self, Errno> {
         let block = mm::manager()
-            .pages()
+            .page_alloc()
             .alloc(PageReq::page(Gfp::HIGHUSER | Gfp::ZERO))
             .map_err(|_| Errno::NOMEM)?;
         let (pfn, _) = block.into_raw();

@@ -15,13 +15,13 @@ use kmm::pagetable_walker::layout::{Layout, RegionKind as LayoutKind};
 use kmm::pagetable_walker::{Level, Levels, PteFlags, TableCounter};
 use kmm::slub::SlubAlloc;
 use kmm::vmalloc::PAT_MSR;
-use kmm::{AllocHooks, BuildError, Early, Hooks, ImagePart, KernelSpace};
+use kmm::{AllocHooks, BuildError, Early, Hooks, ImagePart, KernelSpace, RateLimit};
 use spin::{Mutex, Once};
 use x86_64::registers::model_specific::Msr;
 
 use super::host::KernelHost;
 use super::{MACHINE, Machine, Manager, activate};
-use crate::arch::{exit, features, numa};
+use crate::arch::{exit, features, numa, timer};
 use crate::boot::{BootInfo, DIRECT_MAP, RegionKind, image};
 use crate::smp;
 use crate::sync::RawIrqSpinLock;
@@ -40,7 +40,7 @@ static MEMBLOCK: Mutex<Memblock> = Mutex::new(Memblock::new());
 
 /// The kernel's heap behind `alloc::`, once it is up.
 static HEAP: SlubAlloc<
-    &'static kmm::Pages<KernelHost>,
+    &'static kmm::PageAlloc<KernelHost>,
     &'static kmm::host::DirectMap,
     RawIrqSpinLock,
 > = SlubAlloc::new(kmm::slub::NoEarlyHeap);
@@ -95,7 +95,12 @@ fn take_over(boot: &'static BootInfo) -> Result<(), BuildError> {
         on_bad_page: |bad| println!("mm: {bad}"),
         on_slub_bug: |bug| println!("mm: {bug}"),
         alloc: AllocHooks {
-            on_failure: |failure| println!("{}", failure.of("kernel")),
+            on_failure: |failure| {
+                static LIMIT: RateLimit = RateLimit::new(RateLimit::INTERVAL_NS, 1);
+                if LIMIT.allow(timer::now_ns()).is_some() {
+                    println!("{}", failure.of("kernel"));
+                }
+            },
             on_bad_free: |bad| println!("mm: {bad}"),
             on_bug: |bug| println!("mm: {bug}"),
             ..AllocHooks::NONE

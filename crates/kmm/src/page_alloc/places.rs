@@ -2,7 +2,7 @@
 
 use kmm_frame::{Gfp, MigrateType, NodeId, NodeMask, Order, VmEvent};
 use kmm_host::{AllocError, Host, PageBlock, PageReq};
-use kmm_zone::{AllowedNodes, Mark, Pressure, Zone};
+use kmm_zone::{AllowedNodes, Mark, Pressure, Unreserve, Zone};
 
 use super::{AllocStep, PageAlloc, ReclaimReq};
 
@@ -164,6 +164,18 @@ impl<H: Host> PageAlloc<H> {
             let floor = zone.watermarks().low + zone.protection()[highest.index()];
             available > floor + 2 * order.nr_pages()
         })
+    }
+
+    /// Gives up a pageblock that is kept back for urgent requests, the last one too; whether there was one. Linux:
+    /// `unreserve_highatomic_pageblock`.
+    pub(super) fn unreserve(&self, request: &Request) -> bool {
+        let zones = self.zones_for(request);
+        let kind = request.req.gfp.migrate_type();
+        let has_more = self.zones.unreserve_highatomic(zones, kind, Unreserve::All);
+        if has_more {
+            self.step(AllocStep::Unreserved);
+        }
+        has_more
     }
 
     fn reclaimable(&self, zone: &Zone<H::Lock>) -> usize {

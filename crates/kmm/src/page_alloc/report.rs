@@ -430,8 +430,7 @@ impl<H: Host> PageAlloc<H> {
 
 /// Pages in pageblocks that are kept back for urgent requests. Linux: `nr_reserved_highatomic`.
 fn highatomic_pages<L: RawMutex>(zone: &Zone<L>) -> u64 {
-    let blocks = zone.nr_pageblocks()[MigrateType::HighAtomic.index()];
-    (blocks * Order::PAGEBLOCK.nr_pages()) as u64
+    zone.nr_reserved_highatomic() as u64
 }
 
 /// So many reports in so much time. Linux: `struct ratelimit_state`, lib/ratelimit.c.

@@ -43,20 +43,24 @@ impl Retries {
         self.no_progress_loops = 0;
     }
 
-    /// After a reclaim. For a costly order, pages that were freed say little about the block: they do not count as
+    /// After a reclaim. The last resort is what was kept back for urgent requests. For a costly order, pages that were freed say little about the block: they do not count as
     /// progress.
     pub(super) fn after_reclaim(
         &mut self,
         made_progress: bool,
         is_costly: bool,
         could_be_reclaimed: impl FnOnce() -> bool,
+        last_resort: impl FnOnce() -> bool,
     ) -> bool {
         if made_progress && !is_costly {
             self.no_progress_loops = 0;
         } else {
             self.no_progress_loops += 1;
         }
-        self.no_progress_loops <= MAX_RECLAIM_RETRIES && could_be_reclaimed()
+        if self.no_progress_loops > MAX_RECLAIM_RETRIES {
+            return last_resort();
+        }
+        could_be_reclaimed()
     }
 
     /// After a compaction.

@@ -176,9 +176,10 @@ impl<H: Host> Attempt<'_, H> {
         let (pages, request) = (self.pages, self.request);
         let could_be_reclaimed = || pages.could_be_reclaimed(request);
         let is_costly = request.is_costly();
+        let last_resort = || pages.unreserve(request);
         if self
             .retries
-            .after_reclaim(made_progress, is_costly, could_be_reclaimed)
+            .after_reclaim(made_progress, is_costly, could_be_reclaimed, last_resort)
         {
             let loops = self.retries.no_progress_loops();
             pages.step(AllocStep::RetryReclaim(loops));

@@ -4,7 +4,7 @@
     reason = "an unsafe trait: handing out a frame twice breaks memory safety"
 )]
 
-use kmm_frame::{Gfp, NodeId, NodeMask};
+use kmm_frame::{Gfp, NodeId, NodeItem, NodeMask, Pfn};
 use kmm_host::{AllocError, Host, PageBlock, PageReq, PageSource, Sleep};
 
 use super::{NoWait, PageAlloc};
@@ -34,6 +34,11 @@ unsafe impl<H: Host> PageSource for PageAlloc<H> {
         } else {
             self.alloc_pages_bulk(&mut NoWait, gfp, node, out)
         }
+    }
+
+    #[inline]
+    fn count(&self, pfn: Pfn, item: NodeItem, delta: isize) {
+        self.zones.count(pfn, item, delta);
     }
 
     fn free_bulk(&self, blocks: &mut [Option<PageBlock>]) {
