@@ -9,7 +9,8 @@ use core::ptr::{
 
 use kmm_frame::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 use kmm_highmem::{clear_highpage, copy_highpage};
-use kmm_host::{DirectMap, PhysMap};
+use kmm_host::{AllocError, DirectMap, PageBlock, PageReq, PageSource, PhysMap};
+use kmm_layers::{BadFree, PageOwner};
 
 fn address(map: &DirectMap, pfn: Pfn) -> usize {
     map.page_offset().as_usize() + (pfn.index() << PAGE_SHIFT)
@@ -74,6 +75,55 @@ pub unsafe fn ours_store(map: &DirectMap, pfn: Pfn, value: u8) {
 pub unsafe fn plain_store(map: &DirectMap, pfn: Pfn, value: u8) {
     // SAFETY: compiled, never called.
     unsafe { *with_exposed_provenance_mut::<u8>(address(map, pfn) + 7) = value }
+}
+
+/// A source whose work is done elsewhere.
+pub struct Elsewhere;
+
+unsafe extern "C" {
+    fn elsewhere_alloc(order: u8, gfp: u32) -> usize;
+    fn elsewhere_free(pfn: usize, order: u8);
+}
+
+// SAFETY: compiled, never called.
+unsafe impl PageSource for Elsewhere {
+    fn alloc(&self, req: PageReq) -> Result<PageBlock, AllocError> {
+        // SAFETY: compiled, never called.
+        match unsafe { elsewhere_alloc(req.order.get(), req.gfp.bits()) } {
+            0 => Err(AllocError::OutOfMemory),
+            // SAFETY: compiled, never called.
+            pfn => Ok(unsafe { PageBlock::from_raw(Pfn::new(pfn), req.order) }),
+        }
+    }
+
+    fn free(&self, block: PageBlock) {
+        let (pfn, order) = block.into_raw();
+        // SAFETY: compiled, never called.
+        unsafe { elsewhere_free(pfn.index(), order.get()) };
+    }
+}
+
+/// Pages of which nobody keeps a record: what `Owners` costs when it is off.
+type Unowned = PageOwner<Elsewhere, (), fn(BadFree)>;
+
+#[unsafe(no_mangle)]
+pub fn ours_alloc_unowned(pages: &Unowned, req: PageReq) -> Option<PageBlock> {
+    pages.alloc(req).ok()
+}
+
+#[unsafe(no_mangle)]
+pub fn plain_alloc_unowned(_pages: &Elsewhere, req: PageReq) -> Option<PageBlock> {
+    Elsewhere.alloc(req).ok()
+}
+
+#[unsafe(no_mangle)]
+pub fn ours_free_unowned(pages: &Unowned, block: PageBlock) {
+    pages.free(block);
+}
+
+#[unsafe(no_mangle)]
+pub fn plain_free_unowned(_pages: &Elsewhere, block: PageBlock) {
+    Elsewhere.free(block);
 }
 
 /// A pair that differs, on purpose: the comparison has to see that.
