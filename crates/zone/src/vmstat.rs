@@ -119,6 +119,9 @@ impl CpuCounts {
     }
 }
 
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<CpuCounts>() == 1280);
+
 impl Default for CpuCounts {
     fn default() -> Self {
         Self::new()
