@@ -115,14 +115,42 @@ impl Pageblocks {
 
     /// Says that the frames of `range` are RAM: only pageblocks with RAM are counted.
     pub fn add_present(&self, range: PfnRange) {
-        let part = self.range.intersect(range);
-        if part.is_empty() {
-            return;
-        }
-        let (first, last) = (self.slot(part.start()), self.slot(part.end() - 1));
-        for block in &self.blocks[first..=last] {
+        for block in self.blocks_of(range) {
             block.0.fetch_or(PRESENT, Relaxed);
         }
+    }
+
+    /// Says that the frames of whole pageblocks are RAM no more.
+    pub fn remove_present(&self, range: PfnRange) {
+        for block in self.blocks_of(range) {
+            block.0.fetch_and(!PRESENT, Relaxed);
+        }
+    }
+
+    /// Whether a pageblock of the frames of `range` has RAM. O(n) in pageblocks.
+    #[must_use]
+    pub fn has_present_in(&self, range: PfnRange) -> bool {
+        self.blocks_of(range).iter().any(|block| block.get().1)
+    }
+
+    /// The frames from the first to the last pageblock with RAM. O(n) in pageblocks.
+    #[must_use]
+    pub fn present_span(&self) -> PfnRange {
+        let is_present = |block: &Pageblock| block.get().1;
+        let Some(first) = self.blocks.iter().position(is_present) else {
+            return PfnRange::EMPTY;
+        };
+        let last = self.blocks.iter().rposition(is_present).unwrap_or(first);
+        let start = |nr: usize| Pfn::new((self.first() + nr) << Order::PAGEBLOCK.get());
+        PfnRange::new(start(first), start(last + 1)).intersect(self.range)
+    }
+
+    fn blocks_of(&self, range: PfnRange) -> &[Pageblock] {
+        let part = self.range.intersect(range);
+        if part.is_empty() {
+            return &[];
+        }
+        &self.blocks[self.slot(part.start())..=self.slot(part.end() - 1)]
     }
 
     /// The type of the pageblock of a frame; `None` for frames outside the zone. [`crate::Buddy::set_type`] changes it.

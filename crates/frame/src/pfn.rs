@@ -218,6 +218,28 @@ impl PfnRange {
         Self::new(start, end)
     }
 
+    /// The frames from the first to the last of both, what lies between them too.
+    #[must_use]
+    pub const fn hull(self, other: Self) -> Self {
+        if self.is_empty() {
+            return other;
+        }
+        if other.is_empty() {
+            return self;
+        }
+        let start = if self.start.0 < other.start.0 {
+            self.start
+        } else {
+            other.start
+        };
+        let end = if self.end.0 > other.end.0 {
+            self.end
+        } else {
+            other.end
+        };
+        Self { start, end }
+    }
+
     /// Each frame, upwards.
     pub fn iter(self) -> impl DoubleEndedIterator<Item = Pfn> + ExactSizeIterator + Clone {
         (self.start.0..self.end.0).map(Pfn)

@@ -1,6 +1,6 @@
 //! Where the zones of all nodes begin and end. Linux: `free_area_init`, mm/page_alloc.c.
 
-use kmm_frame::{MAX_NODES, NodeId, PfnRange, Topology};
+use kmm_frame::{MAX_NODES, NodeId, PfnRange, Topology, ZoneType};
 
 use crate::{ZoneLayout, ZoneLimits};
 
@@ -35,13 +35,29 @@ impl NodeLayouts {
         for range in memory {
             for (node, part) in crate::node::by_node(topology, range) {
                 let span = &mut spans[node.index()];
-                *span = hull(*span, part);
+                *span = span.hull(part);
             }
         }
         Self {
             topology,
             nodes: spans.map(ZoneLayout::new::<A>),
         }
+    }
+
+    /// The same with room for memory that may be plugged in later, to be used by the kernel as far as the limits of the
+    /// architecture go, or as movable memory; and with room for devices.
+    #[must_use]
+    pub fn with_hotplug<A: ZoneLimits>(mut self, range: PfnRange) -> Self {
+        for (node, part) in crate::node::by_node(self.topology, range) {
+            let by_limits = ZoneLayout::new::<A>(part);
+            let layout = &mut self.nodes[node.index()];
+            for kind in ZoneType::ALL {
+                *layout = layout.with_room(kind, by_limits.range(kind));
+            }
+            *layout = layout.with_room(ZoneType::Movable, part);
+            *layout = layout.with_room(ZoneType::Device, part);
+        }
+        self
     }
 
     /// The same with other zones for one node.
@@ -96,15 +112,4 @@ impl NodeLayouts {
     pub fn nr_free_bits(&self) -> usize {
         self.nodes().iter().map(ZoneLayout::nr_free_bits).sum()
     }
-}
-
-/// The frames from the first to the last of two ranges.
-fn hull(one: PfnRange, other: PfnRange) -> PfnRange {
-    if one.is_empty() {
-        return other;
-    }
-    if other.is_empty() {
-        return one;
-    }
-    PfnRange::new(one.start().min(other.start()), one.end().max(other.end()))
 }

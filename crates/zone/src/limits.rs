@@ -39,6 +39,8 @@ impl ZoneLimits for X86 {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ZoneLayout {
     ranges: [PfnRange; ZoneType::COUNT],
+    /// Where a zone may come to be.
+    rooms: [PfnRange; ZoneType::COUNT],
     configured: [bool; ZoneType::COUNT],
 }
 
@@ -64,6 +66,7 @@ impl ZoneLayout {
     /// No zone has a frame.
     pub const EMPTY: Self = Self {
         ranges: [PfnRange::EMPTY; ZoneType::COUNT],
+        rooms: [PfnRange::EMPTY; ZoneType::COUNT],
         configured: [false; ZoneType::COUNT],
     };
 
@@ -122,6 +125,21 @@ impl ZoneLayout {
         Ok(self)
     }
 
+    /// Keeps what a zone needs for memory that may come later ([`crate::Zones::online`]): an eighth of a thousandth of it.
+    /// Several zones may have room for the same frames.
+    #[must_use]
+    pub fn with_room(mut self, kind: ZoneType, range: PfnRange) -> Self {
+        let room = &mut self.rooms[kind.index()];
+        *room = room.hull(range);
+        self
+    }
+
+    /// The frames that a zone has or may come to have.
+    #[must_use]
+    pub fn room(&self, kind: ZoneType) -> PfnRange {
+        self.ranges[kind.index()].hull(self.rooms[kind.index()])
+    }
+
     /// The frames of a zone.
     #[must_use]
     pub const fn range(&self, kind: ZoneType) -> PfnRange {
@@ -168,19 +186,19 @@ impl ZoneLayout {
     /// How many [`crate::Pageblock`]s the zones want: one for each pageblock of each zone that has a frame in it.
     #[must_use]
     pub fn nr_pageblocks(&self) -> usize {
-        let count = |range: &PfnRange| Pageblocks::count_for(*range);
-        self.ranges.iter().map(count).sum()
+        let count = |kind| Pageblocks::count_for(self.room(kind));
+        ZoneType::ALL.into_iter().map(count).sum()
     }
 
     /// How many [`crate::FreeBits`] the zones want.
     #[must_use]
     pub fn nr_free_bits(&self) -> usize {
-        let count = |range: &PfnRange| Buddy::storage_for(*range);
-        self.ranges.iter().map(count).sum()
+        let count = |kind| Buddy::storage_for(self.room(kind));
+        ZoneType::ALL.into_iter().map(count).sum()
     }
 
     /// Whether the zone has per-CPU pagesets.
     pub(crate) fn has_pcps(&self, kind: ZoneType) -> bool {
-        kind != ZoneType::Device && !self.range(kind).is_empty()
+        kind != ZoneType::Device && !self.room(kind).is_empty()
     }
 }

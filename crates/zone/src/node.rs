@@ -1,12 +1,12 @@
 //! One node: its zones, and what all of them share. Linux: `pg_data_t`, include/linux/mmzone.h.
 
 use core::fmt;
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use kmm_frame::{MemMap, NodeId, Pfn, PfnRange, Topology, ZoneType};
 use lock_api::{Mutex, RawMutex};
 
 use crate::lru::LruLists;
+use crate::span::Span;
 use crate::zonelist::Fallback;
 use crate::{CpuCounts, NodeCounters, Zone, ZoneLayout};
 
@@ -47,6 +47,12 @@ impl<L: RawMutex> Node<L> {
 }
 
 impl<L: RawMutex> Node<L> {
+    /// Where a zone is from now on.
+    pub(crate) fn set_span(&self, kind: ZoneType, range: PfnRange) {
+        self.spans[kind.index()].set(range);
+        self.zones[kind.index()].set_span(range);
+    }
+
     /// Frames of the node that pages can be had from.
     #[must_use]
     pub fn managed_pages(&self) -> usize {
@@ -122,28 +128,6 @@ impl<L> fmt::Debug for Node<L> {
             .field("id", &self.id)
             .field("zones", &self.zones)
             .finish_non_exhaustive()
-    }
-}
-
-/// The frames from the first to the last of a zone. Changes only when memory comes or goes.
-#[derive(Debug)]
-struct Span {
-    start: AtomicUsize,
-    nr_pages: AtomicUsize,
-}
-
-impl Span {
-    fn new(range: PfnRange) -> Self {
-        Self {
-            start: AtomicUsize::new(range.start().index()),
-            nr_pages: AtomicUsize::new(range.nr_pages()),
-        }
-    }
-
-    #[inline]
-    fn contains(&self, pfn: Pfn) -> bool {
-        let offset = pfn.index().wrapping_sub(self.start.load(Relaxed));
-        offset < self.nr_pages.load(Relaxed)
     }
 }
 

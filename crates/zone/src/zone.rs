@@ -9,6 +9,7 @@ use lock_api::{Mutex, RawMutex};
 
 use crate::effort::Effort;
 use crate::node::by_node;
+use crate::span::Span;
 use crate::vmstat::ZoneCounters;
 use crate::{CpuCounts, Mark, Pcp, PcpLimits, Watermarks};
 
@@ -25,7 +26,10 @@ pub(crate) const FREED: u64 = u64::MAX - 1;
 pub struct Zone<L> {
     node: NodeId,
     kind: ZoneType,
-    range: PfnRange,
+    /// Where it is now.
+    span: Span,
+    /// The frames that the stocks of CPUs take: of the first run of the zone's own.
+    window: Span,
     topology: &'static Topology,
     map: MemMap,
     pcps: &'static [Pcp],
@@ -72,6 +76,7 @@ impl fmt::Display for ZoneId {
 pub(crate) struct ZoneParts {
     pub(crate) node: NodeId,
     pub(crate) kind: ZoneType,
+    /// Where it is at first.
     pub(crate) range: PfnRange,
     pub(crate) topology: &'static Topology,
     pub(crate) map: MemMap,
@@ -99,7 +104,8 @@ impl<L: RawMutex> Zone<L> {
         Self {
             node,
             kind,
-            range,
+            span: Span::new(range),
+            window: Span::new(own),
             topology,
             map,
             pcps,
@@ -153,28 +159,28 @@ impl<L: RawMutex> Zone<L> {
 
     /// All frames from the first to the last, holes included. Linux: `zone_start_pfn`, `spanned_pages`.
     #[must_use]
-    pub const fn range(&self) -> PfnRange {
-        self.range
+    pub fn range(&self) -> PfnRange {
+        self.span.range()
     }
 
     /// Whether the frame is one of the zone: in its range, and of its node.
     #[inline]
     #[must_use]
     pub fn owns(&self, pfn: Pfn) -> bool {
-        self.range.contains(pfn) && self.topology.node_of(pfn) == self.node
+        self.span.contains(pfn) && self.topology.node_of(pfn) == self.node
     }
 
     /// Whether all frames of `range` are the zone's.
     #[must_use]
     pub fn owns_range(&self, range: PfnRange) -> bool {
         let is_own = |(node, _): (NodeId, PfnRange)| node == self.node;
-        self.range.contains_range(range) && by_node(self.topology, range).all(is_own)
+        self.range().contains_range(range) && by_node(self.topology, range).all(is_own)
     }
 
     /// The zone's own frames of `range`, in pieces.
     pub(crate) fn own_parts(&self, range: PfnRange) -> impl Iterator<Item = PfnRange> {
         let node = self.node;
-        by_node(self.topology, range.intersect(self.range))
+        by_node(self.topology, range.intersect(self.range()))
             .filter(move |part| part.0 == node)
             .map(|part| part.1)
     }
@@ -324,6 +330,35 @@ impl<L: RawMutex> Zone<L> {
         self.managed.fetch_add(nr_pages, Relaxed);
     }
 
+    pub(crate) fn remove_managed(&self, nr_pages: usize) {
+        self.managed.fetch_sub(nr_pages, Relaxed);
+    }
+
+    /// Whole pageblocks are RAM no more.
+    pub(crate) fn remove_present(&self, range: PfnRange) {
+        self.pageblocks.remove_present(range);
+        self.present.fetch_sub(range.nr_pages(), Relaxed);
+    }
+
+    /// Where the zone is from now on. The window of the stocks keeps its beginning as long as there may be anything in
+    /// them, so that only one word of it changes; what comes below is not kept in stocks, and nothing is where the
+    /// beginning has gone.
+    pub(crate) fn set_span(&self, range: PfnRange) {
+        self.span.set(range);
+        let window = self.window.range();
+        let own = first_of_node(self.topology, range, self.node);
+        let next = if window.is_empty() || own.is_empty() {
+            own
+        } else if own.start() <= window.start() {
+            let rest = PfnRange::new(window.start(), range.end());
+            first_of_node(self.topology, rest, self.node)
+        } else {
+            PfnRange::new(window.start(), window.start())
+        };
+        self.window.set(next);
+        self.pcps.iter().for_each(|pcp| pcp.set_zone(next));
+    }
+
     pub(crate) fn set_watermarks(&self, marks: Watermarks) {
         self.min.store(marks.min, Relaxed);
         self.low.store(marks.low, Relaxed);
@@ -396,7 +431,7 @@ impl<L> fmt::Debug for Zone<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Zone")
             .field("kind", &self.kind)
-            .field("range", &self.range)
+            .field("range", &self.span.range())
             .field("nr_free", &self.nr_free)
             .field("managed", &self.managed)
             .finish_non_exhaustive()

@@ -11,6 +11,7 @@ use kmm_host::{CpuPin, Cpus, PhysMap};
 use lock_api::RawMutex;
 
 use crate::storage::make_nodes;
+use crate::watermark::WATERMARK_SCALE_FACTOR;
 use crate::zone::ZoneParts;
 use crate::zonelist::NodeFacts;
 use crate::{
@@ -35,6 +36,9 @@ pub struct Zones<L: 'static, C, P> {
     on_bad_page: fn(BadPage),
     pcp_sizing: PcpSizing,
     reserve_ratio: [AtomicUsize; ZoneType::COUNT],
+    /// What the marks were computed from.
+    min_free_kbytes: AtomicUsize,
+    scale_factor: AtomicUsize,
 }
 
 /// Why [`Zones`] were not made.
@@ -103,25 +107,25 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             shares.nth(node.index()).unwrap_or_default()
         };
         let mut make_zone = |node: NodeId, layout: &ZoneLayout, kind: ZoneType| {
-            let range = layout.range(kind);
+            let room = layout.room(kind);
             let nr_pcps = if layout.has_pcps(kind) { nr_cpus } else { 0 };
             let (own_pcps, rest) = pcps.split_at_checked(nr_pcps)?;
             pcps = rest;
-            let blocks = Pageblocks::new(range, pageblocks)?;
-            pageblocks = &pageblocks[Pageblocks::count_for(range)..];
+            let blocks = Pageblocks::new(room, pageblocks)?;
+            pageblocks = &pageblocks[Pageblocks::count_for(room)..];
             let bits = core::mem::take(&mut free_bits);
-            let (bits, rest) = bits.split_at_mut_checked(Buddy::storage_for(range))?;
+            let (bits, rest) = bits.split_at_mut_checked(Buddy::storage_for(room))?;
             free_bits = rest;
             Some(Zone::new(ZoneParts {
                 node,
                 kind,
-                range,
+                range: layout.range(kind),
                 topology,
                 map,
                 pcps: own_pcps,
                 shares: shares_of(node),
                 pageblocks: blocks,
-                buddy: Buddy::new(range, map, bits, blocks)?,
+                buddy: Buddy::new(room, map, bits, blocks)?,
             }))
         };
         let make_node = |nr: usize| {
@@ -153,6 +157,8 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             on_bad_page: |_| {},
             pcp_sizing: PcpSizing::default(),
             reserve_ratio: LOWMEM_RESERVE_RATIO.map(AtomicUsize::new),
+            min_free_kbytes: AtomicUsize::new(NOT_YET),
+            scale_factor: AtomicUsize::new(WATERMARK_SCALE_FACTOR),
         };
         zones.build_all_zonelists();
         Ok(zones)
@@ -242,6 +248,8 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     ///
     /// Linux: `setup_per_zone_wmarks`, `setup_per_zone_lowmem_reserve`, `zone_pcp_update`.
     pub fn init_watermarks(&self, min_free_kbytes: usize, scale_factor: usize) {
+        self.min_free_kbytes.store(min_free_kbytes, Relaxed);
+        self.scale_factor.store(scale_factor, Relaxed);
         let lowmem = self.lowmem_pages();
         for zone in self.all() {
             let managed = zone.managed_pages();
@@ -257,6 +265,17 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         }
         self.init_lowmem_reserve();
         self.init_stat_thresholds();
+    }
+
+    /// Computes the same from the same arguments after memory has come or gone; `before` is what
+    /// [`Zones::default_min_free_kbytes`] was: if that was in force, what it is now. Linux: `init_per_zone_wmark_min`.
+    pub(crate) fn update_watermarks(&self, before: usize) {
+        let min_free_kbytes = match self.min_free_kbytes.load(Relaxed) {
+            NOT_YET => return,
+            unchanged if unchanged != before => unchanged,
+            _ => self.default_min_free_kbytes(),
+        };
+        self.init_watermarks(min_free_kbytes, self.scale_factor.load(Relaxed));
     }
 
     /// What Linux would keep free on this machine, in KiB. Linux: `calculate_min_free_kbytes`.
@@ -475,6 +494,9 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     }
 }
 
+/// There are no watermarks yet.
+const NOT_YET: usize = usize::MAX;
+
 /// Whether there is all that zones are made from.
 fn check<L>(
     map: MemMap,
@@ -499,7 +521,7 @@ fn check<L>(
     }
     let topology = layouts.topology();
     for (node, layout) in topology.nodes().zip(layouts.nodes()) {
-        let described = |kind: ZoneType| map.range().contains_range(layout.range(kind));
+        let described = |kind: ZoneType| map.range().contains_range(layout.room(kind));
         if !ZoneType::ALL.into_iter().all(described) {
             return Err(ZonesError::NoDescriptors);
         }
