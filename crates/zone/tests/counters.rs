@@ -17,8 +17,8 @@ use kmm_frame::{
 };
 use kmm_host::{CpuId, CpuPin, Cpus, DirectMap, PageSource};
 use kmm_zone::{
-    CountPressure, CpuCounts, LruList, NodeCounters, NodeLayouts, ZoneLayout, normal_threshold,
-    pressure_threshold,
+    CountPressure, CpuCounts, LruList, NodeCounters, NodeLayouts, ZoneLayout, ZoneLimits,
+    normal_threshold, pressure_threshold,
 };
 
 type Lock = spin::Mutex<()>;
@@ -272,7 +272,7 @@ fn what_a_frame_is_used_for_is_counted_by_its_node() {
         .add_range(frames(512, 1024), NodeId::new(1))
         .unwrap();
     topology.set_cpu_node(1, NodeId::new(1)).unwrap();
-    let zones = two_nodes(Box::leak(Box::new(topology)), ram);
+    let zones = unbacked::<Tiny>(Box::leak(Box::new(topology)), ram);
     let count = |node: u8, item| zones.node(NodeId::new(node)).counters().snapshot(item);
     for (pfn, cpu, more) in [(511, 1, 3), (512, 0, 5), (512, 1, 7), (1023, 0, 11)] {
         run_on(cpu);
@@ -319,10 +319,36 @@ fn what_a_frame_is_used_for_is_counted_by_its_node() {
     assert_eq!((total(0), count(0, tables)), (4, 4));
 }
 
-fn two_nodes(topology: &'static Topology, ram: PfnRange) -> TestZones {
+/// The middle zone is the largest.
+struct Bulge;
+
+impl ZoneLimits for Bulge {
+    const DMA_END: Option<Pfn> = Some(Pfn::new(64));
+    const DMA32_END: Option<Pfn> = Some(Pfn::new(40_000));
+    const LOWMEM_END: Option<Pfn> = None;
+}
+
+#[test]
+fn a_node_has_the_highest_threshold_of_its_zones() {
+    let ram = frames(0, 40_100);
+    let zones = unbacked::<Bulge>(const { &Topology::single() }, ram);
+    zones.add_present(ram);
+    zones.free_at_boot(ram).unwrap();
+    zones.init_watermarks(64, 10);
+    let cpu = CpuId::new(1);
+    let kinds = [ZoneType::Dma, ZoneType::Dma32, ZoneType::Normal];
+    assert_eq!(
+        kinds.map(|kind| zones.zone(kind).stat_threshold(cpu)),
+        [4, 8, 4]
+    );
+    assert_eq!(zones.node(NodeId::ZERO).counters().threshold(cpu), 8);
+}
+
+/// Zones for two CPUs whose frames have no bytes.
+fn unbacked<A: ZoneLimits>(topology: &'static Topology, ram: PfnRange) -> TestZones {
     let pages: Vec<Page> = ram.iter().map(|_| Page::new()).collect();
     let map = MemMap::new(ram, pages.leak()).unwrap();
-    let layouts = NodeLayouts::new::<Tiny>(topology, [ram]);
+    let layouts = NodeLayouts::new::<A>(topology, [ram]);
     let storage = common::storage_for(&layouts, 2);
     // SAFETY: nobody reaches the bytes of these frames.
     let phys = unsafe { DirectMap::new(VirtAddr::new(0), ram.end()) };
@@ -453,8 +479,9 @@ mod single_step {
                 if struck == 0 {
                     break;
                 }
-                // What takes long, a loop over all counts, is tried at every 31st of its instructions.
-                strike_at += if nr_steps > 1000 { 31 } else { 1 };
+                // Counting a page is interrupted at each of its instructions; what differs little from that, and what
+                // takes long, at some of them: signals are slow.
+                strike_at += [1, 3, 3, 97][nr];
             }
         }
         println!("{interrupts} interrupts");
