@@ -6,6 +6,12 @@
 //! that is free as a whole has no bits, and its storage need not even be clear: memory that was never allocated from is not
 //! written.
 //!
+//! What it replaced had a bit for each block and a tree for each order, so that each merge moved bits in several places
+//! and could not be foreseen. On 1 GiB, a zone alone: all frames back in random order 15.5 ns each, and 7.5 now; in the
+//! order in which they came, in batches of 63, 29 ns (233 instructions) and 1.7 (32). Blocks of order 9 went out in 6.2
+//! ns and go out in 9.4 now, as each pageblock has a type to be asked for: large blocks have per-CPU stocks in front.
+//! Intrusive lists through the descriptors, before that: 78 ns for a frame back at random.
+//!
 //! All blocks in a pageblock are of its type (INV-6), so a block is of the type that [`Pageblocks`] says, and to change the
 //! type of a pageblock moves one bit, and counts.
 
@@ -13,13 +19,14 @@ use kmm_frame::{MAX_ORDER, MigrateType, Order, Pfn, PfnRange};
 
 use crate::Pageblocks;
 use crate::bits::{
-    FRAMES, FreeBits, NR_WORDS, WORD_BITS, WORD_ORDER, WORDS, bits, blocks_of, full_words,
-    lowest_block, order_around, run,
+    FRAMES, FreeBits, NR_WORDS, WORD_BITS, WORD_ORDER, WORDS, full_words, lowest_block,
+    order_around, run,
 };
 use crate::state::{Counts, State};
 use crate::summary::Summary;
 
 mod batch;
+mod look;
 mod whole;
 
 /// Free blocks, by pageblock and order.
@@ -141,44 +148,6 @@ impl FreeAreas {
         self.summary.first_fragmented(kind)
     }
 
-    /// The order of the free block that `pfn` lies in, if it does. The frame is one of the areas'.
-    pub(crate) fn order_around(&self, pfn: Pfn) -> Option<Order> {
-        let slot = self.slot(pfn);
-        let (state, at) = (self.state(slot), self.offset(pfn));
-        if state.is_whole() {
-            let is_alone = state.count(WHOLE) != 0;
-            return Some(if is_alone {
-                Order::PAGEBLOCK
-            } else {
-                MAX_ORDER
-            });
-        }
-        if !state.is_known() || self.words(slot)[at / WORD_BITS] >> (at % WORD_BITS) & 1 == 0 {
-            return None;
-        }
-        let level = self.level(slot, at);
-        Order::new(u8::try_from(level).ok()?)
-    }
-
-    /// Whether a frame of this block is free. It lies in the areas.
-    #[inline]
-    pub(crate) fn overlaps(&self, pfn: Pfn, order: Order) -> bool {
-        let slot = self.slot(pfn);
-        let state = self.state(slot);
-        if order >= Order::PAGEBLOCK {
-            return !state.is_empty() || order == MAX_ORDER && !self.state(slot ^ 1).is_empty();
-        }
-        if !state.is_plain() {
-            return state.is_whole();
-        }
-        let at = self.offset(pfn);
-        let (nr, order) = (at / WORD_BITS, order.index());
-        if order < WORD_ORDER {
-            return self.words(slot)[nr] & run(at % WORD_BITS, 1 << order) != 0;
-        }
-        self.has_any(slot, nr, 1 << (order - WORD_ORDER))
-    }
-
     /// Whether one of `count` words of a pageblock has a free frame.
     fn has_any(&self, slot: usize, first: usize, count: usize) -> bool {
         self.words(slot)[first..first + count]
@@ -269,28 +238,6 @@ impl FreeAreas {
         }
         self.change(slot, kind, before, before.split(from, order));
         self.start_of(slot) + at
-    }
-
-    /// The blocks of one order that begin in a pageblock, lowest first.
-    pub(crate) fn blocks_in(&self, slot: usize, order: Order) -> impl Iterator<Item = Pfn> {
-        let (start, order, state) = (self.start_of(slot), order.index(), self.state(slot));
-        let is_there = state.count(order) != 0;
-        // Words to look at, and how many frames a bit of them stands for.
-        let (words, scale) = match order {
-            _ if !is_there => (0, 1),
-            0..WORD_ORDER => (WORDS, 1),
-            WORD_ORDER..WHOLE => (1, WORD_BITS),
-            _ => (0, 1),
-        };
-        let smaller = (0..words).flat_map(move |nr| {
-            let blocks = match order.checked_sub(WORD_ORDER) {
-                Some(above) => blocks_of(full_words(self.words(slot)), above),
-                None => blocks_of(self.words(slot)[nr], order),
-            };
-            bits(blocks).map(move |bit| start + (nr * WORD_BITS + bit) * scale)
-        });
-        let whole = (is_there && order >= WHOLE).then_some(start);
-        whole.into_iter().chain(smaller)
     }
 
     /// How many pageblocks there are, those that only fill up a block of [`MAX_ORDER`] included.
@@ -409,26 +356,5 @@ impl FreeAreas {
         if before != after {
             self.summary.replace(kind, slot, before, after);
         }
-    }
-}
-
-/// Ways to spoil what is kept, to see that it is noticed.
-#[cfg(test)]
-impl FreeAreas {
-    pub(crate) const fn summary_mut(&mut self) -> &mut Summary {
-        &mut self.summary
-    }
-
-    pub(crate) fn flip(&mut self, word: usize, bit: usize) {
-        self.know(word / WORDS);
-        self.words_mut(word / WORDS)[word % WORDS] ^= 1 << bit;
-    }
-
-    pub(crate) const fn forget_pages(&mut self, kind: MigrateType, nr_pages: usize) {
-        self.nr_pages[kind.index()] -= nr_pages;
-    }
-
-    pub(crate) fn retype(&mut self, slot: usize, kind: MigrateType) {
-        self.move_to(slot, kind);
     }
 }

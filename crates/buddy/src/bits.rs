@@ -27,6 +27,10 @@ impl FreeBits {
     /// Nothing is free.
     pub const EMPTY: Self = Self([[0; WORDS]; 2]);
 
+    /// What storage may hold.
+    #[cfg(test)]
+    pub(crate) const FULL: Self = Self([[u64::MAX; WORDS]; 2]);
+
     /// One of the words.
     #[inline]
     pub(crate) fn word(&self, nr: usize) -> u64 {

@@ -222,7 +222,7 @@ mod tests {
         range
             .iter()
             .for_each(|pfn| map.page(pfn).clear(PageFlags::RESERVED));
-        let storage = vec![FreeBits::EMPTY; Buddy::storage_for(range)];
+        let storage = vec![FreeBits::FULL; Buddy::storage_for(range)];
         let types: Vec<Pageblock> = (0..Pageblocks::count_for(range))
             .map(|_| Pageblock::new())
             .collect();
@@ -320,6 +320,31 @@ mod tests {
         let mut buddy = sound();
         buddy.areas_mut().set_kind(0, MigrateType::HighAtomic);
         assert_eq!(buddy.validate(), Err(Broken::WrongReserve));
+    }
+
+    #[test]
+    fn what_storage_holds_does_not_matter() {
+        let mut buddy = sound();
+        let all = buddy.nr_free_pages();
+        let mut pages = Vec::new();
+        while let Ok(pfn) = buddy.take(block(0, 7).order, MigrateType::Unmovable) {
+            pages.push((pfn, 7));
+            buddy.validate().unwrap();
+        }
+        let mut singles = Vec::new();
+        buddy.take_pages(all, MigrateType::Movable, |pfn| singles.push(pfn));
+        assert_eq!(buddy.nr_free_pages(), 0);
+        // Into pageblocks that were never used, too.
+        pages.extend((512..1024).map(|pfn| (Pfn::new(pfn), 0)));
+        pages.extend(singles.into_iter().map(|pfn| (pfn, 0)));
+        for (nr, (pfn, order)) in pages.into_iter().enumerate() {
+            buddy.put(pfn, block(0, order).order).unwrap();
+            if nr % 50 == 0 {
+                buddy.validate().unwrap();
+            }
+        }
+        buddy.validate().unwrap();
+        assert_eq!(buddy.nr_free_pages(), all + 512);
     }
 
     #[test]

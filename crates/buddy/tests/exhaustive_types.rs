@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::typed::{Typed, Wish};
-use common::{empty, frames, map_of};
+use common::typed::Typed;
+use common::{Wish, empty, frames, map_of};
 use kmm_buddy::Buddy;
 use kmm_frame::{MigrateType, Pfn, PfnRange};
 

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{empty, frames, full, map_of, order, pageblocks_of, sorted};
-use kmm_buddy::{Buddy, FreeBits, FreeError};
+use kmm_buddy::{Buddy, ContigError, FreeBits, FreeError, Pageblocks, Request};
 use kmm_frame::{MAX_ORDER, MigrateType, Order, PageFlags, Pfn, PfnRange};
 use kmm_host::AllocError;
 
@@ -118,6 +118,59 @@ fn blocks_never_merge_across_two_zones_of_one_map() {
     assert_eq!(sorted(high.free_blocks()), [(32, 5)]);
     low.validate().unwrap();
     high.validate().unwrap();
+}
+
+#[test]
+fn ranges_that_no_device_can_lend_are_refused() {
+    let mut buddy = empty(frames(512, 2000), map_of(frames(512, 2000)));
+    let add = |buddy: &mut Buddy, start, end| buddy.add_cma_range(frames(start, end));
+    assert_eq!(add(&mut buddy, 520, 1024), Err(FreeError::NotAligned));
+    assert_eq!(add(&mut buddy, 512, 1000), Err(FreeError::NotAligned));
+    assert_eq!(add(&mut buddy, 1536, 2048), Err(FreeError::OutsideZone));
+    assert_eq!(add(&mut buddy, 0, 1024), Err(FreeError::OutsideZone));
+    assert_eq!(add(&mut buddy, 1024, 1024), Ok(()));
+    assert_eq!(add(&mut buddy, 1024, 1536), Ok(()));
+    assert_eq!(add(&mut buddy, 1024, 1536), Err(FreeError::AlreadyFree));
+    assert_eq!(buddy.nr_free_cma(), 512);
+    assert_eq!(buddy.type_of(Pfn::new(512)), Some(MigrateType::Movable));
+    // Nobody else gets it.
+    assert!(!buddy.has_free(Order::ZERO, MigrateType::Movable));
+    let request = Request::new(MigrateType::Movable).with_cma();
+    assert_eq!(buddy.take(Order::PAGEBLOCK, request), Ok(Pfn::new(1024)));
+}
+
+#[test]
+fn ranges_that_cannot_be_isolated_are_refused() {
+    let mut buddy = full(frames(100, 3000));
+    let start = |buddy: &mut Buddy, start, end| buddy.start_contig(frames(start, end)).map(drop);
+    assert_eq!(start(&mut buddy, 600, 600), Err(ContigError::Empty));
+    assert_eq!(start(&mut buddy, 99, 600), Err(ContigError::OutsideZone));
+    assert_eq!(start(&mut buddy, 600, 3001), Err(ContigError::OutsideZone));
+    let top = PfnRange::with_len(Pfn::new(usize::MAX), 2);
+    assert!(buddy.start_contig(top).is_err());
+    let contig = buddy.start_contig(frames(600, 700)).unwrap();
+    assert_eq!(start(&mut buddy, 1000, 1100), Err(ContigError::Busy));
+    assert_eq!(start(&mut buddy, 100, 513), Err(ContigError::Busy));
+    assert_eq!(buddy.nr_free_pages(), 2900 - 512);
+    buddy.undo_contig(contig);
+    assert_eq!(buddy.nr_free_pages(), 2900);
+    assert_eq!(buddy.set_type(Pfn::new(99), MigrateType::Cma), None);
+    assert_eq!(buddy.set_type(Pfn::new(3000), MigrateType::Cma), None);
+    buddy.undo_isolate(PfnRange::new(Pfn::ZERO, Pfn::new(usize::MAX)));
+    buddy.validate().unwrap();
+}
+
+#[test]
+fn pageblocks_of_other_frames_are_refused() {
+    let range = frames(512, 2048);
+    let make = |blocks| {
+        let storage = vec![FreeBits::EMPTY; Buddy::storage_for(range)];
+        Buddy::new(range, map_of(range), storage.leak(), blocks)
+    };
+    assert!(make(Pageblocks::EMPTY).is_none());
+    assert!(make(pageblocks_of(frames(512, 2047))).is_none());
+    assert!(make(pageblocks_of(frames(513, 2048))).is_none());
+    assert!(make(pageblocks_of(frames(0, 4096))).is_some());
 }
 
 #[test]

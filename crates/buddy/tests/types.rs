@@ -7,8 +7,8 @@
 
 mod common;
 
-use common::typed::{Typed, Wish};
-use common::{Random, empty, frames, map_of};
+use common::typed::Typed;
+use common::{Random, Wish, empty, frames, map_of};
 use kmm_buddy::{Buddy, Contig, ContigError};
 use kmm_frame::{MigrateType, Pfn, PfnRange};
 

@@ -8,7 +8,7 @@
 
 pub mod typed;
 
-use kmm_buddy::{Buddy, FreeBits, FreeBlock, FreeError, Pageblock, Pageblocks};
+use kmm_buddy::{Buddy, FreeBits, FreeBlock, FreeError, Pageblock, Pageblocks, Request};
 use kmm_frame::{MAX_ORDER, MemMap, MigrateType, NR_ORDERS, Order, Page, PageFlags, Pfn, PfnRange};
 
 pub fn frames(start: usize, end: usize) -> PfnRange {
@@ -55,6 +55,35 @@ pub fn sorted(blocks: impl Iterator<Item = FreeBlock>) -> Vec<(usize, u8)> {
     let mut blocks: Vec<_> = blocks.map(|b| (b.pfn.index(), b.order.get())).collect();
     blocks.sort_unstable();
     blocks
+}
+
+/// What a request is, in words of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    pub kind: MigrateType,
+    pub cma: bool,
+    pub whole_only: bool,
+}
+
+impl Wish {
+    pub const fn of(kind: MigrateType) -> Self {
+        Self {
+            kind,
+            cma: false,
+            whole_only: false,
+        }
+    }
+
+    pub fn request(self) -> Request {
+        let mut request = Request::new(self.kind);
+        if self.cma {
+            request = request.with_cma();
+        }
+        if self.whole_only {
+            request = request.without_fragmenting();
+        }
+        request
+    }
 }
 
 /// xorshift64*: small, seeded, the same everywhere.

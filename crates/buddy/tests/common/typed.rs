@@ -3,44 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use kmm_buddy::{Buddy, FreeError, Request};
+use kmm_buddy::{Buddy, FreeError};
 use kmm_frame::{MigrateType, NR_ORDERS, Order, Pfn, PfnRange};
 
-use super::{order, sorted};
+use super::{Wish, order, sorted};
 
 use MigrateType::{Cma, HighAtomic, Isolate, Movable, Reclaimable, Unmovable};
 
 /// First frame, order, type.
 type Block = (usize, u8, MigrateType);
-
-/// What a request is, in words of its own.
-#[derive(Clone, Copy, Debug)]
-pub struct Wish {
-    pub kind: MigrateType,
-    pub cma: bool,
-    pub whole_only: bool,
-}
-
-impl Wish {
-    pub const fn of(kind: MigrateType) -> Self {
-        Self {
-            kind,
-            cma: false,
-            whole_only: false,
-        }
-    }
-
-    pub fn request(self) -> Request {
-        let mut request = Request::new(self.kind);
-        if self.cma {
-            request = request.with_cma();
-        }
-        if self.whole_only {
-            request = request.without_fragmenting();
-        }
-        request
-    }
-}
 
 #[derive(Clone)]
 pub struct Typed {
