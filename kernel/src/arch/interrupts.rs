@@ -58,6 +58,26 @@ pub fn pop_off() {
     }
 }
 
+/// An interrupt is being handled from here on, interrupts off. Linux: `irq_enter`.
+pub(super) fn enter() {
+    let this = this_cpu();
+    // SAFETY: interrupts are off; only this CPU touches its data.
+    unsafe { (*this).nr_interrupts += 1 };
+}
+
+/// It has been handled. Linux: `irq_exit`.
+pub(super) fn leave() {
+    let this = this_cpu();
+    // SAFETY: as above.
+    unsafe { (*this).nr_interrupts -= 1 };
+}
+
+/// Is an interrupt being handled? Linux: `in_hardirq`.
+pub fn is_in_interrupt() -> bool {
+    // SAFETY: read by the CPU that writes it.
+    unsafe { (*this_cpu()).nr_interrupts > 0 }
+}
+
 /// How many IRQ-off locks this CPU holds.
 pub fn off_depth() -> u32 {
     // SAFETY: read by the CPU that writes it.

@@ -1,7 +1,7 @@
 //! Which interrupt means what: the tick, the serial line, and those to be ignored.
 
 use super::trap::TrapFrame;
-use super::{acpi, apic, pic, serial, timer};
+use super::{acpi, apic, interrupts, pic, serial, timer};
 use crate::smp;
 
 /// Vector of the local APIC's timer.
@@ -36,6 +36,7 @@ pub(super) fn handle(frame: &mut TrapFrame) {
     const PIT_VECTOR: u8 = pic::FIRST_VECTOR + PIT_LINE;
     const PIC_SERIAL_VECTOR: u8 = pic::FIRST_VECTOR + serial::ISA_IRQ;
     const PIC_LAST_VECTOR: u8 = pic::FIRST_VECTOR + 15;
+    interrupts::enter();
     match u8::try_from(frame.vector).unwrap_or(apic::SPURIOUS_VECTOR) {
         TIMER_VECTOR => {
             end_of_interrupt();
@@ -64,6 +65,7 @@ pub(super) fn handle(frame: &mut TrapFrame) {
             println!("irq: unexpected vector {vector:#x}");
         }
     }
+    interrupts::leave();
 }
 
 fn end_of_interrupt() {

@@ -31,6 +31,8 @@ pub struct PerCpu {
     pub(super) irqs_were_on: bool,
     /// Number of this CPU; 0 booted.
     cpu: u32,
+    /// How many interrupts are being handled.
+    pub(super) nr_interrupts: u32,
     pub(super) descriptors: Descriptors,
 }
 
@@ -50,6 +52,7 @@ impl PerCpu {
             irq_off_depth: 0,
             irqs_were_on: false,
             cpu,
+            nr_interrupts: 0,
             descriptors: Descriptors::new(),
         }
     }

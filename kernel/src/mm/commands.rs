@@ -170,7 +170,7 @@ fn ptdump(_arguments: &[&str]) -> i32 {
 }
 
 fn stress(arguments: &[&str]) -> i32 {
-    const ROUNDS: u64 = 5000;
+    const ROUNDS: u64 = 2000;
     let extent = match arguments.first() {
         None => Some(Extent::Rounds(ROUNDS)),
         Some(text) => match text.strip_suffix('s') {

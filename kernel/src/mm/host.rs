@@ -4,10 +4,10 @@
 use core::ops::Range;
 
 use kmm::frame::{PAGE_SIZE, Pfn, PhysAddr, VirtAddr};
-use kmm::host::{CpuId, CpuPin, Cpus, DirectMap, Host, MemPtes, TlbControl, TlbTarget};
+use kmm::host::{Context, CpuId, CpuPin, Cpus, DirectMap, Host, MemPtes, TlbControl, TlbTarget};
 use x86_64::registers::control::Cr3;
 
-use crate::arch::{cpu, percpu};
+use crate::arch::{cpu, interrupts, percpu};
 use crate::boot::DIRECT_MAP;
 use crate::smp::{self, Flush};
 use crate::sync::RawIrqSpinLock;
@@ -68,6 +68,16 @@ impl Host for KernelHost {
 
     fn owners(&self) -> &() {
         &()
+    }
+
+    fn context(&self) -> Context {
+        if interrupts::is_in_interrupt() {
+            Context::HardIrq
+        } else if interrupts::off_depth() > 0 {
+            Context::Atomic
+        } else {
+            Context::Process
+        }
     }
 }
 

@@ -14,7 +14,7 @@ mod tests;
 use core::ptr::NonNull;
 
 use kmm::frame::{MemMap, Order, Pfn, PfnRange, PhysAddr, VirtAddr, ZoneType};
-use kmm::host::{Cpus as _, DirectMap};
+use kmm::host::{Cpus as _, DirectMap, Host as _};
 use kmm::vmalloc::CacheMode;
 use kmm::zone::Mark;
 use spin::Once;
@@ -69,7 +69,7 @@ pub fn mem_map() -> MemMap {
 
 /// The way to the bytes of frames.
 pub fn phys() -> &'static DirectMap {
-    kmm::host::Host::phys(manager().host())
+    manager().host().phys()
 }
 
 /// The kernel's own top table.
@@ -110,6 +110,14 @@ pub unsafe fn put_page(pfn: Pfn) {
 pub fn init_on_ap() {
     boot::set_memory_types();
     smp::note_root(Some(kernel_root()));
+}
+
+/// Gives back the pages that the running CPU has at hand, and passes on what it has counted. Linux: `drain_local_pages`,
+/// `refresh_cpu_vm_stats`.
+pub fn rest() {
+    let pages = manager().pages();
+    pages.cpus().with_pin(|pin| pages.drain_pcp(pin));
+    fold_counts();
 }
 
 /// Maps device registers, uncached. Linux: `ioremap`.

@@ -9,10 +9,15 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use super::{bit, each, is_boot_cpu, mailbox, notify, others, poll};
 use crate::arch::{interrupts, percpu};
+use crate::mm;
+
+/// So many turns a wait on the spot takes before it becomes a wait for an interrupt.
+const SPINS: u32 = 2000;
 
 /// What is to be run, and by whom. It lives on the sender's stack until nobody is left.
 pub(super) struct Job<'a> {
     function: &'a (dyn Fn(u32) + Sync),
+    sender: u32,
     /// The CPUs that have not run it.
     waiting: AtomicU64,
 }
@@ -21,6 +26,7 @@ impl<'a> Job<'a> {
     fn new(function: &'a (dyn Fn(u32) + Sync), cpus: u64) -> Self {
         Self {
             function,
+            sender: percpu::cpu(),
             waiting: AtomicU64::new(cpus),
         }
     }
@@ -30,32 +36,54 @@ impl<'a> Job<'a> {
         ptr::from_ref(self).cast::<Job<'static>>().cast_mut()
     }
 
-    /// Waits until all have run it, and answers in the meantime what others want of this CPU.
+    /// Waits until all have run it, and answers in the meantime what others want of this CPU. Interrupts are on.
     fn wait(&self) {
-        while self.waiting.load(Ordering::Acquire) != 0 {
+        let is_over = || self.waiting.load(Ordering::Acquire) == 0;
+        for _ in 0..SPINS {
+            if is_over() {
+                return;
+            }
             core::hint::spin_loop();
             poll();
+        }
+        // Who is last sends an interrupt. A virtual CPU that waits like this leaves a real one to those that work.
+        while !is_over() {
+            interrupts::disable();
+            if is_over() {
+                interrupts::enable();
+            } else {
+                interrupts::enable_and_wait();
+            }
         }
     }
 }
 
-/// Runs what is in a mailbox of this CPU, if something is.
-fn open(letter: &AtomicPtr<Job<'static>>) -> bool {
+/// Runs what is in a mailbox of this CPU, if something is, and `afterwards` before the sender goes on.
+fn open(letter: &AtomicPtr<Job<'static>>, afterwards: impl FnOnce()) {
     let me = percpu::cpu();
     let job = letter.load(Ordering::Acquire);
     if job.is_null() {
-        return false;
+        return;
     }
     // SAFETY: the sender keeps the job until this CPU's bit is gone from `waiting`.
-    let function = unsafe { (*job).function };
+    let Job {
+        function,
+        sender,
+        waiting,
+    } = unsafe { &*job };
+    let sender = *sender;
     function(me);
+    afterwards();
     letter.store(ptr::null_mut(), Ordering::Relaxed);
-    // SAFETY: as above; the last use.
-    unsafe { (*job).waiting.fetch_and(!bit(me), Ordering::Release) };
-    true
+    // The last use: now it may be gone.
+    let are_left = waiting.fetch_and(!bit(me), Ordering::Release) & !bit(me);
+    if are_left == 0 {
+        notify(bit(sender));
+    }
 }
 
-/// What a CPU that has no tasks does, for ever: work that is sent to it, else nothing.
+/// What a CPU that has no tasks does, for ever: work that is sent to it, else nothing. It rests without pages at hand: others may
+/// need them.
 pub(super) fn idle() -> ! {
     let work = &mailbox(percpu::cpu()).work;
     loop {
@@ -64,7 +92,7 @@ pub(super) fn idle() -> ! {
             interrupts::enable_and_wait();
         } else {
             interrupts::enable();
-            open(work);
+            open(work, mm::rest);
             debug_assert_eq!(interrupts::off_depth(), 0, "work left a lock behind");
         }
     }
@@ -161,5 +189,11 @@ pub fn call_on(cpu: u32, function: impl Fn() + Sync) -> bool {
 
 /// Runs what another CPU has called for, if something is, in an interrupt.
 pub(super) fn answer_call() {
-    open(&mailbox(percpu::cpu()).call);
+    let mailbox = mailbox(percpu::cpu());
+    let rests = !is_boot_cpu() && mailbox.work.load(Ordering::Relaxed).is_null();
+    open(&mailbox.call, || {
+        if rests {
+            mm::rest();
+        }
+    });
 }

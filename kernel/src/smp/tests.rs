@@ -11,8 +11,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use kmm::AddressSpace;
 use kmm::fault::{FaultCause, NoFile};
-use kmm::frame::{Gfp, Order, PAGE_SIZE, VirtAddr};
-use kmm::host::{PhysMap as _, TlbTarget};
+use kmm::frame::{Gfp, Order, PAGE_SIZE, Page, VirtAddr};
+use kmm::host::{Context, Host as _, PageReq, PageSource as _, PhysMap as _, Sleep, TlbTarget};
 use kmm::vma::{MmapReq, Prot};
 use x86_64::registers::control::{Cr0, Cr4};
 use x86_64::registers::model_specific::{Efer, LStar, Msr};
@@ -26,6 +26,7 @@ use crate::arch::{acpi, apic, interrupts, percpu, usercopy};
 use crate::boot::image;
 use crate::ensure;
 use crate::mm::{self, KernelHost, STACK_BYTES, manager, phys};
+use crate::process::PAGE_WAITS;
 use crate::selftest::{Failure, Outcome, Test};
 use crate::sync::IrqSpinLock;
 
@@ -56,8 +57,16 @@ pub const TESTS: &[Test] = &[
         run: cpus_call_each_other,
     },
     Test {
+        name: "smp::cpus_that_rest_have_no_pages_at_hand",
+        run: cpus_that_rest_have_no_pages_at_hand,
+    },
+    Test {
         name: "smp::locks_keep_cpus_apart",
         run: locks_keep_cpus_apart,
+    },
+    Test {
+        name: "smp::page_locks_keep_cpus_apart",
+        run: page_locks_keep_cpus_apart,
     },
     Test {
         name: "smp::a_cpu_reads_what_it_remembers_until_it_is_told",
@@ -259,6 +268,49 @@ fn cpus_call_each_other() -> Outcome {
     Ok(())
 }
 
+/// Pages at hand on a CPU, of all zones.
+fn nr_at_hand(cpu: u32) -> usize {
+    let stats = manager().pages().all().flat_map(|zone| zone.pcp_stats());
+    let of_cpu = stats.filter(|pcp| pcp.cpu.index() == cpu as usize);
+    of_cpu.map(|pcp| pcp.count).sum()
+}
+
+fn cpus_that_rest_have_no_pages_at_hand() -> Outcome {
+    let take_and_give = || {
+        let pages = manager().pages();
+        if let Ok(block) = pages.alloc(PageReq::new(Order::ZERO, Gfp::ATOMIC)) {
+            pages.free(block);
+        }
+        nr_at_hand(percpu::cpu())
+    };
+    // Where memory is small, pages come one at a time, and none is left.
+    let mut stats = manager().pages().all().flat_map(|zone| zone.pcp_stats());
+    let few = stats.all(|pcp| pcp.limits.batch == 1);
+    for (cpu, at_work) in ask_all(take_and_give)? {
+        ensure!(few || at_work > 0, "CPU {cpu} keeps no page at hand");
+    }
+    for cpu in each(others()) {
+        let rest = nr_at_hand(cpu);
+        ensure!(rest == 0, "CPU {cpu} rests with {rest} pages");
+        let nr_in_interrupt = AtomicU64::new(0);
+        call_on(cpu, || {
+            let is_told = manager().host().context() == Context::HardIrq;
+            nr_in_interrupt.fetch_add(is_told.into(), Ordering::Relaxed);
+            take_and_give();
+        });
+        let rest = nr_at_hand(cpu);
+        ensure!(
+            nr_in_interrupt.load(Ordering::Relaxed) == 1 && rest == 0,
+            "CPU {cpu} rests with {rest} pages after a call"
+        );
+    }
+    ensure!(manager().host().context() == Context::Process);
+    let lock = IrqSpinLock::new(());
+    let _locked = lock.lock();
+    ensure!(manager().host().context() == Context::Atomic);
+    Ok(())
+}
+
 fn locks_keep_cpus_apart() -> Outcome {
     const ROUNDS: u64 = 2000;
     let shared = IrqSpinLock::new((0_u64, 0_u64));
@@ -273,6 +325,28 @@ fn locks_keep_cpus_apart() -> Outcome {
     let wanted = ROUNDS * nr_online() as u64;
     let found = shared.into_inner();
     ensure!(found == (wanted, wanted), "{found:?}, not twice {wanted}");
+    Ok(())
+}
+
+/// CPUs without tasks: the boot CPU would sleep, which work must not.
+fn page_locks_keep_cpus_apart() -> Outcome {
+    const ROUNDS: u64 = 100;
+    static PAGE: Page = Page::new();
+    let words = [const { AtomicU64::new(0) }; 2];
+    on_each_cpu(|cpu| {
+        for _ in 0..ROUNDS * u64::from(cpu != 0) {
+            PAGE_WAITS.lock(&mut Sleep::grant(), &PAGE);
+            // Not added to in one step, so that two at a time lose some.
+            for word in &words {
+                word.store(word.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            }
+            PAGE_WAITS.unlock(&PAGE);
+        }
+    });
+    let wanted = ROUNDS * (nr_online() as u64 - 1);
+    let found = words.map(AtomicU64::into_inner);
+    ensure!(found == [wanted; 2], "{found:?}, not twice {wanted}");
+    ensure!(PAGE.flags().is_empty(), "left: {:?}", PAGE.flags());
     Ok(())
 }
 
@@ -451,9 +525,9 @@ fn nothing_is_left_in_the_first_megabyte() -> Outcome {
 }
 
 fn stress_leaves_a_clean_audit() -> Outcome {
-    const ROUNDS: u64 = 4000;
+    const ROUNDS: u64 = 16_000;
     const SEED: u64 = 0x6b6d_6d21;
-    let summary = stress(Extent::Rounds(ROUNDS), SEED)?;
+    let summary = stress(Extent::Rounds(ROUNDS / nr_online() as u64), SEED)?;
     ensure!(summary.is_thorough(), "{summary}");
     Ok(())
 }
