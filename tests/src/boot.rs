@@ -59,6 +59,20 @@ pub fn boot(config: Config) -> Result<Booted, BuildError> {
 /// # Panics
 /// As [`boot`].
 pub fn boot_with_nodes(config: Config, topology: Topology) -> Result<Booted, BuildError> {
+    boot_as(config, |early| early.with_topology(topology))
+}
+
+/// As [`boot`], with what `prepare` has to say before the manager is built.
+///
+/// # Errors
+/// [`BuildError`].
+///
+/// # Panics
+/// As [`boot`].
+pub fn boot_as(
+    config: Config,
+    prepare: impl FnOnce(Early<Machine>) -> Early<Machine>,
+) -> Result<Booted, BuildError> {
     let levels = if config.nr_levels == 5 {
         Levels::Five
     } else {
@@ -85,7 +99,7 @@ pub fn boot_with_nodes(config: Config, topology: Topology) -> Result<Booted, Bui
     let tables: &'static TableCounter = Box::leak(Box::new(TableCounter::new()));
     // SAFETY: memblock has what the firmware tells, less the image; the machine's `phys` reaches all of it always.
     let early = unsafe { Early::new(machine, memblock, end) }?;
-    let early = early.with_topology(topology);
+    let early = prepare(early);
     let root = early.kernel_tables(&space, image_parts(), tables)?;
     let hooks = Hooks {
         on_bad_page: |bad| panic!("{bad}"),

@@ -8,13 +8,19 @@
 
 use kmm::frame::{Gfp, NodeId, Order, Pfn, PfnRange, Topology, ZoneType};
 use kmm::host::{AllocError, CpuId, PageBlock, PageReq, PageSource};
+use kmm::zone::Amount;
 use kmm_sim::{Config, Machine};
-use kmm_tests::{Booted, boot_with_nodes};
+use kmm_tests::{Booted, boot_as, boot_with_nodes};
 
 const MIB: usize = 256;
 
 /// Nodes of `mib` MiB each that take turns in pieces of 8 MiB, a CPU on each but the last.
 fn machine(nr_nodes: usize, mib: usize) -> Booted {
+    let (config, topology) = plan(nr_nodes, mib);
+    boot_with_nodes(config, topology).unwrap()
+}
+
+fn plan(nr_nodes: usize, mib: usize) -> (Config, Topology) {
     let mut topology = Topology::new(nr_nodes).unwrap();
     let piece = 8 * MIB;
     for nr in 0..nr_nodes * mib / 8 {
@@ -29,7 +35,7 @@ fn machine(nr_nodes: usize, mib: usize) -> Booted {
         }
     }
     let config = Config::with_mib((nr_nodes * mib) as u64).cpus(nr_nodes - 1);
-    boot_with_nodes(config, topology).unwrap()
+    (config, topology)
 }
 
 fn node(nr: usize) -> NodeId {
@@ -123,4 +129,37 @@ fn two_nodes_serve_their_own_cpus_first() {
 #[test]
 fn four_nodes_serve_their_own_cpus_first() {
     check(4);
+}
+
+#[test]
+fn half_of_each_node_is_movable_if_that_is_asked_for() {
+    let (config, topology) = plan(2, 32);
+    let half = Amount::parse("50%").unwrap();
+    let prepare = |early: kmm::Early<Machine>| {
+        let early = early.with_topology(topology);
+        early.with_movable(half, Amount::NONE)
+    };
+    let booted = boot_as(config, prepare).unwrap();
+    let pages = booted.manager.pages();
+    for nr in 0..2 {
+        let req = |gfp| PageReq {
+            node: Some(node(nr)),
+            ..PageReq::page(gfp)
+        };
+        let movable = pages.alloc(req(Gfp::HIGHUSER_MOVABLE)).unwrap();
+        let fixed = pages.alloc(req(Gfp::KERNEL)).unwrap();
+        let zone = |block: &PageBlock| pages.zone_of(block.pfn()).unwrap();
+        assert_eq!(zone(&movable).kind(), ZoneType::Movable);
+        assert_eq!(zone(&fixed).kind(), ZoneType::Dma32);
+        assert_eq!(
+            (zone(&movable).node(), zone(&fixed).node()),
+            (node(nr), node(nr))
+        );
+        // Half of each node is 16 MiB; movable zones begin at a multiple of 4 MiB.
+        let present = zone(&movable).present_pages();
+        assert!((12 * MIB..=16 * MIB).contains(&present), "{present}");
+        pages.free(movable);
+        pages.free(fixed);
+    }
+    audit(&booted);
 }

@@ -16,6 +16,7 @@ use kmm_frame::memblock::{Memblock, MemblockError};
 use kmm_frame::{Gfp, MemMap, PAGE_SIZE, PfnRange, PhysAddr, Topology, VirtAddr};
 use kmm_host::{AllocError, Host, PageBlock, PageReq, PageSource, PhysMap};
 use kmm_pagetable_walker::{Level, Levels, MapError, Mapper, PteFlags, Root, TableCounter};
+use kmm_zone::Amount;
 
 /// Why the manager could not be built.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,6 +101,8 @@ pub struct Early<H: Host> {
     limit: PhysAddr,
     /// Which node frames and CPUs are of.
     pub(crate) topology: Topology,
+    /// How much the kernel gets, and how much is movable.
+    pub(crate) cores: [Amount; 2],
 }
 
 impl<H: Host> fmt::Debug for Early<H> {
@@ -147,6 +150,7 @@ impl<H: Host> Early<H> {
             memory: &[],
             limit: reachable_end,
             topology: Topology::single(),
+            cores: [Amount::NONE; 2],
         };
         early.memory = early.keep_memory()?;
         Ok(early)
@@ -157,6 +161,14 @@ impl<H: Host> Early<H> {
     #[must_use]
     pub fn with_topology(mut self, topology: Topology) -> Self {
         self.topology = topology;
+        self
+    }
+
+    /// Says how much of the memory the kernel gets, or how much only movable pages get: `kernelcore=` and `movablecore=`
+    /// of Linux. Without, there is no movable zone.
+    #[must_use]
+    pub const fn with_movable(mut self, kernelcore: Amount, movablecore: Amount) -> Self {
+        self.cores = [kernelcore, movablecore];
         self
     }
 

@@ -112,7 +112,12 @@ impl<H: Host> Manager<H> {
         let zero_page = early_page(&early)?;
         let topology = early.place(early.topology.clone())?;
         let memory = early.memory().iter().copied();
-        let layouts = NodeLayouts::new::<X86_64>(topology, memory);
+        let [kernelcore, movablecore] = early.cores;
+        let layouts = NodeLayouts::new::<X86_64>(topology, memory.clone()).with_movable(
+            memory,
+            kernelcore,
+            movablecore,
+        );
         let nr_cpus = host.cpus().nr_cpus();
         let storage = ZoneStorage {
             nodes: early.place_slice(layouts.nr_nodes(), MaybeUninit::uninit)?,

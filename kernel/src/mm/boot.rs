@@ -15,6 +15,7 @@ use kmm::pagetable_walker::layout::{Layout, RegionKind as LayoutKind};
 use kmm::pagetable_walker::{Level, Levels, PteFlags, TableCounter};
 use kmm::slub::SlubAlloc;
 use kmm::vmalloc::PAT_MSR;
+use kmm::zone::Amount;
 use kmm::{AllocHooks, BuildError, Early, Hooks, ImagePart, KernelSpace, RateLimit};
 use spin::{Mutex, Once};
 use x86_64::registers::model_specific::Msr;
@@ -73,7 +74,19 @@ fn take_over(boot: &'static BootInfo) -> Result<(), BuildError> {
     let early = unsafe { Early::new(host, memblock.clone(), mapped_end) }?;
     describe(early.mem_map());
     let topology = numa::read(boot, early.memory());
-    let early = early.with_topology(topology);
+    let core = |key: &str| {
+        let text = boot.value(key)?;
+        let amount = Amount::parse(text);
+        if let Err(error) = amount {
+            println!("mm: {key}={text}: {error}");
+        }
+        amount.ok()
+    };
+    let [kernelcore, movablecore] =
+        ["kernelcore", "movablecore"].map(|key| core(key).unwrap_or(Amount::NONE));
+    let early = early
+        .with_topology(topology)
+        .with_movable(kernelcore, movablecore);
 
     set_memory_types();
     let space = kernel_space();
