@@ -108,7 +108,7 @@ const UPPER: u64 = 1 << OFFSETS[NR_ORDERS];
 const KNOWN: u64 = UPPER << 1;
 const WHOLE: u64 = UPPER | 1 << OFFSETS[PAGEBLOCK] | 1 << OFFSETS[MAX_ORDER.index()];
 
-const _: () = assert!(OFFSETS[NR_ORDERS] + 1 < u64::BITS);
+const _: () = assert!(OFFSETS[0] == 0 && OFFSETS[NR_ORDERS] + 1 < u64::BITS);
 
 impl State {
     /// Nothing is free, as the bits of all frames say.
@@ -142,6 +142,12 @@ impl State {
     #[inline]
     pub(crate) const fn minus(self, order: usize) -> Self {
         Self(self.0 - (1 << OFFSETS[order]))
+    }
+
+    /// With so many less of order 0.
+    #[inline]
+    pub(crate) const fn without_singles(self, count: usize) -> Self {
+        Self(self.0 - count as u64)
     }
 
     /// The largest order of which there is a block; [`NONE`] if there is no block.

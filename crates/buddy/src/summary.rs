@@ -6,7 +6,7 @@
 //! The words of all orders that speak of the same pageblocks lie side by side, in one row of 128 bytes; the rows of a type
 //! lie together.
 
-use kmm_frame::{MigrateType, Order};
+use kmm_frame::{MigrateType, NR_ORDERS, Order};
 
 use crate::bits::{FreeBits, NR_WORDS, WORD_BITS};
 use crate::state::NONE;
@@ -14,7 +14,7 @@ use crate::state::NONE;
 /// Levels that a tree over all frames of a 64-bit machine has.
 const MAX_LEVELS: usize = 8;
 
-const _: () = assert!(NONE < NR_WORDS);
+const _: () = assert!(NR_ORDERS <= NR_WORDS);
 
 /// A tree of bits for each type and order, the lowest level first in the rows of each type.
 #[derive(Debug)]
@@ -74,13 +74,20 @@ impl Summary {
     pub(crate) fn replace(&mut self, kind: MigrateType, block: usize, before: usize, after: usize) {
         let row = &mut self.rows[self.stride * kind.index() + block / WORD_BITS];
         let bit = 1 << (block % WORD_BITS);
-        let was = row.word(after);
-        *row.word_mut(after) = was | bit;
-        *row.word_mut(before) &= !bit;
-        if row.word(before) == 0 && before != NONE {
-            self.clear_above(kind, block / WORD_BITS, before);
+        let mut is_first = false;
+        if after != NONE {
+            let word = row.word_mut(after);
+            is_first = *word == 0;
+            *word |= bit;
         }
-        if was == 0 && after != NONE {
+        if before != NONE {
+            let word = row.word_mut(before);
+            *word &= !bit;
+            if *word == 0 {
+                self.clear_above(kind, block / WORD_BITS, before);
+            }
+        }
+        if is_first {
             self.set_above(kind, block / WORD_BITS, after);
         }
     }

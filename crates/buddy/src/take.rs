@@ -59,8 +59,8 @@ impl Buddy {
 
     /// Takes up to `most` single frames, as many as the request may have; how many were given to `sink`.
     ///
-    /// They come from the fragments of one pageblock after the other, by address; a whole pageblock is broken only when
-    /// there are no fragments.
+    /// They come from the fragments of one pageblock after the other, by address or nearly so; a whole pageblock is broken
+    /// only when there are no fragments.
     ///
     /// Linux: `rmqueue_bulk`, mm/page_alloc.c.
     ///
@@ -103,13 +103,23 @@ impl Buddy {
         mut sink: impl FnMut(Pfn),
     ) -> usize {
         let request: Request = request.into();
-        for count in 0..most {
-            match self.take(order, request) {
-                Ok(pfn) => sink(pfn),
-                Err(_) => return count,
+        let mut left = most;
+        while left > 0 {
+            // Two halves at once, where the second would come next anyhow.
+            let twins = order == Order::PAGEBLOCK && left > 1 && !request.may_use_cma();
+            if let Some(pfn) = twins.then(|| self.take_twins(request.kind())).flatten() {
+                sink(pfn);
+                sink(pfn + order.nr_pages());
+                left -= 2;
+                continue;
             }
+            let Ok(pfn) = self.take(order, request) else {
+                break;
+            };
+            sink(pfn);
+            left -= 1;
         }
-        most
+        most - left
     }
 
     /// Whether [`Buddy::take`] would find a block of `order`.
@@ -135,6 +145,13 @@ impl Buddy {
         }
         let slot = self.areas().fitting(kind, order)?;
         Some(self.areas_mut().take(slot, kind, order))
+    }
+
+    /// Two pageblocks that are one block, if none is free alone.
+    fn take_twins(&mut self, kind: MigrateType) -> Option<Pfn> {
+        let orders = self.areas().largest_orders(kind) >> Order::PAGEBLOCK.get();
+        let only_twins = orders == 0b10 && kind != MigrateType::Isolate;
+        only_twins.then(|| self.areas_mut().take_large(kind, MAX_ORDER))?
     }
 
     fn take_own_pages(

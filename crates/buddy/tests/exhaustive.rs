@@ -88,8 +88,10 @@ fn every_state_of_sixteen_frames() {
             }
             nr_ops += 1;
         }
-        // As many single pages as there are, and less, by address.
-        let pages = blocks.iter().flat_map(|b| b.0..b.0 + (1 << b.1));
+        // As many single pages as there are, and less: first those that are blocks of their own.
+        let mut in_order = blocks.clone();
+        in_order.sort_unstable_by_key(|b| (b.1 > 0, b.0));
+        let pages = in_order.iter().flat_map(|b| b.0..b.0 + (1 << b.1));
         let pages: Vec<usize> = pages.collect();
         let most = [pages.len() / 2, 17][nr_ops % 2];
         let mut taken = Vec::with_capacity(16);

@@ -47,7 +47,9 @@ impl Driver {
             buddy.add_free_range(part).unwrap();
             oracle.set(part.start().index(), part.nr_pages(), true);
         }
-        oracle.adopt_cma(cma);
+        for pfn in cma.iter().step_by(512) {
+            oracle.set_kind(pfn.index() / 512, Cma);
+        }
         let driver = Self {
             random,
             range,
@@ -101,6 +103,11 @@ impl Driver {
             13 => self.reserve(),
             14 => self.oracle.unreserve(&mut self.buddy, wish.kind),
             15..18 => self.contig(),
+            18..20 => {
+                let n = [0, 1, 3, 9, 9, 10][self.random.below(6)];
+                let most = self.random.below(6);
+                self.oracle.take_blocks(&mut self.buddy, n, most, wish);
+            }
             _ if self.random.below(100) < fill => {
                 let n = self.random.order(most).get();
                 self.oracle.take(&mut self.buddy, n, wish);
@@ -129,7 +136,7 @@ impl Driver {
             );
             let reserved = 512 * self.oracle.nr_pageblocks(HighAtomic);
             if managed / 100 >= 512 && reserved < managed / 100 + 512 && is_plain {
-                self.oracle.note_reserved(nr);
+                self.oracle.set_kind(nr, HighAtomic);
                 expected = true;
             }
         }

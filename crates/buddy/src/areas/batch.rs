@@ -59,8 +59,8 @@ impl FreeAreas {
         twice
     }
 
-    /// Takes up to `most` frames out of the blocks of a pageblock that are smaller than itself, lowest first; how many were
-    /// given to `sink`.
+    /// Takes up to `most` frames out of the blocks of a pageblock that are smaller than itself, a word after the other; how
+    /// many were given to `sink`.
     pub(crate) fn take_frames(
         &mut self,
         slot: usize,
@@ -83,6 +83,18 @@ impl FreeAreas {
                 after = self.cut(kind, after, order, count);
                 left -= count;
             } else {
+                // Those that are blocks of their own, without asking how large each is.
+                let mut singles = blocks_of(word, 0);
+                let mut count = 0;
+                while singles != 0 && count < left {
+                    sink(first + singles.trailing_zeros() as usize);
+                    word &= !(singles & singles.wrapping_neg());
+                    singles &= singles - 1;
+                    count += 1;
+                }
+                self.counts[kind.index()].sub(0, count);
+                after = after.without_singles(count);
+                left -= count;
                 while word != 0 && left > 0 {
                     let (order, at) = first_block(word);
                     let count = left.min(1 << order);

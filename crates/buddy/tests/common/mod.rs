@@ -183,11 +183,15 @@ impl Oracle {
         fitting.min_by_key(|b| (b.1, b.0)).map(|b| b.0)
     }
 
-    /// Where the next single page of a batch must come from: the lowest frame of a block smaller than a pageblock, else of
+    /// Where the next single page of a batch must come from: of the lowest 64 frames that have any in blocks smaller
+    /// than a pageblock, single ones first, then the lowest; else of
     /// the lowest of the smallest blocks that there are.
     pub fn page_place(&self) -> Option<usize> {
         let blocks = self.blocks();
-        let fragment = blocks.iter().filter(|b| b.1 < 9).map(|b| b.0).min();
+        let fragments = blocks.iter().filter(|b| b.1 < 9);
+        let fragment = fragments
+            .min_by_key(|b| (b.0 / 64, b.1 > 0, b.0))
+            .map(|b| b.0);
         let whole = || blocks.iter().min_by_key(|b| (b.1, b.0)).map(|b| b.0);
         fragment.or_else(whole)
     }

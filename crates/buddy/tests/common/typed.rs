@@ -127,7 +127,8 @@ impl Typed {
         self.best_in(nr, n).filter(|_| kind != Isolate)
     }
 
-    fn set_kind(&mut self, nr: usize, kind: MigrateType) {
+    /// Another type for a pageblock, whatever the reason.
+    pub fn set_kind(&mut self, nr: usize, kind: MigrateType) {
         self.nr_changes += u64::from(self.kinds[nr] != kind);
         if kind == Isolate && self.kinds[nr] != Isolate {
             self.kinds_before.insert(nr, self.kinds[nr]);
@@ -190,7 +191,11 @@ impl Typed {
     fn own_page(&self, kind: MigrateType) -> Option<usize> {
         let mut blocks = self.blocks();
         blocks.retain(|b| b.2 == kind && kind != Isolate);
-        let fragment = blocks.iter().filter(|b| b.1 < 9).map(|b| b.0).min();
+        let fragments = blocks.iter().filter(|b| b.1 < 9);
+        // Of the lowest 64 frames that have any: blocks of order 0, then any.
+        let fragment = fragments
+            .min_by_key(|b| (b.0 / 64, b.1 > 0, b.0))
+            .map(|b| b.0);
         let whole = || blocks.iter().min_by_key(|b| (b.1, b.0)).map(|b| b.0);
         fragment.or_else(whole)
     }
@@ -243,6 +248,23 @@ impl Typed {
             assert_eq!(self.plan_page(wish, 0), None, "{wish:?}");
         }
         count
+    }
+
+    /// Takes blocks from both, as one after the other.
+    pub fn take_blocks(&mut self, buddy: &mut Buddy, n: u8, most: usize, wish: Wish) {
+        let mut taken = Vec::new();
+        let count = buddy.take_blocks(order(n), most, wish.request(), |pfn| {
+            taken.push(pfn.index())
+        });
+        assert_eq!(count, taken.len());
+        for &pfn in &taken {
+            assert_eq!(Some(pfn), self.plan(n, wish), "{wish:?}");
+            self.set(pfn, 1 << n, false);
+            self.held.push((pfn, n));
+        }
+        if count < most {
+            assert_eq!(self.plan(n, wish), None, "{wish:?}");
+        }
     }
 
     /// A-9, after frames came back.
@@ -307,18 +329,6 @@ impl Typed {
     /// A type from before the first operation.
     pub fn start_as(&mut self, pfn: usize, kind: MigrateType) {
         self.kinds[pfn / 512] = kind;
-    }
-
-    /// What `Buddy::add_cma_range` did.
-    pub fn adopt_cma(&mut self, range: PfnRange) {
-        for pfn in range.iter().step_by(512) {
-            self.set_kind(pfn.index() / 512, Cma);
-        }
-    }
-
-    /// What `Buddy::reserve_highatomic` did to a pageblock.
-    pub fn note_reserved(&mut self, nr: usize) {
-        self.set_kind(nr, HighAtomic);
     }
 
     /// What `Buddy::isolate` did.
