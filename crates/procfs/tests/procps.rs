@@ -3,6 +3,7 @@
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, reason = "tests")]
 
+use core::sync::atomic::{AtomicUsize, Ordering};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -19,7 +20,9 @@ fn run_on(file: &str, text: &str, program: &str) -> Option<String> {
         return None;
     }
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let ours = dir.join(format!("{name}-{}", std::process::id()));
+    static NR_TEXTS: AtomicUsize = AtomicUsize::new(0);
+    let nr = NR_TEXTS.fetch_add(1, Ordering::Relaxed);
+    let ours = dir.join(format!("{name}-{}-{nr}", std::process::id()));
     std::fs::write(&ours, text).ok()?;
     let in_namespace = |script: &str| -> Option<Output> {
         let mut unshare = Command::new("unshare");
