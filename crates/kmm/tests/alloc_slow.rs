@@ -4,7 +4,7 @@
 mod common;
 
 use common::{
-    Fake, NR_FRAMES, World, frames, large_zone, order, take_bugs, take_steps, take_texts,
+    Fake, NR_FRAMES, finish, frames, large_zone, order, short, take_bugs, take_steps, take_texts,
     two_nodes, world_with,
 };
 use kmm::frame::{Gfp, NodeId, NodeMask, Order, VmEvent, ZoneType};
@@ -13,28 +13,6 @@ use kmm::zone::{Mark, Pressure};
 use kmm::{AllocBug, AllocStep, CompactPriority, CompactResult, NoWait, OomResult};
 
 const NODE: NodeId = NodeId::ZERO;
-
-/// Nothing free above the min mark; the fake holds `held` pages of what was.
-fn short(min: usize, held: usize) -> (World, &'static Fake, Vec<PageBlock>) {
-    let fake = Fake::new();
-    let world = world_with(min, fake.hooks());
-    fake.set_zones(&world);
-    let mut blocks = world.exhaust(Gfp::KERNEL);
-    let from = blocks.len() - held;
-    fake.state().held = blocks.split_off(from);
-    take_steps();
-    (world, fake, blocks)
-}
-
-fn finish(world: &World, fake: &Fake, blocks: Vec<PageBlock>) {
-    let held = core::mem::take(&mut fake.state().held);
-    let compacted = core::mem::take(&mut fake.state().compacted);
-    world.give_back(blocks);
-    world.give_back(held);
-    world.give_back(compacted);
-    take_steps();
-    world.assert_whole();
-}
 
 /// The steps without those that look and wake.
 fn deeds() -> Vec<AllocStep> {
@@ -378,6 +356,16 @@ fn without_a_file_system_one_waits_instead_of_killing() {
     assert_eq!(fake.state().kills, []);
     assert_eq!(fake.state().nr_relaxed, 1);
     world.pages.free_page(page);
+    finish(&world, fake, blocks);
+}
+
+#[test]
+fn without_others_there_is_nobody_to_wait_for() {
+    let (world, fake, blocks) = short(64, 40);
+    fake.state().oom = Some(OomResult::Killed);
+    let gfp = Gfp::NOFS | Gfp::NOWARN;
+    assert!(world.pages.alloc_page(&mut Sleep::grant(), gfp).is_err());
+    assert_eq!(fake.state().kills, []);
     finish(&world, fake, blocks);
 }
 

@@ -108,6 +108,12 @@ pub trait Reclaimer: Sync + fmt::Debug {
         OomResult::NoVictim
     }
 
+    /// Whether others may be freeing memory meanwhile. Without a file system little can be reclaimed, so that a request
+    /// without [`Gfp::FS`] proves nothing by failing to: nobody is killed for it, and it waits for others if there are any.
+    fn has_others(&self) -> bool {
+        false
+    }
+
     /// About how many pages of a zone could be reclaimed. Linux: `zone_reclaimable_pages`.
     fn reclaimable_pages(&self, node: NodeId, zone: ZoneType) -> usize {
         let _ = (node, zone);

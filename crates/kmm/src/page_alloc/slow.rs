@@ -247,13 +247,14 @@ impl<H: Host> Attempt<'_, H> {
         if is_spared || pages.is_above_high(request) {
             return None;
         }
-        // Without a file system little can be reclaimed, so that nothing is proven: wait for others to make progress.
         let result = if request.has(Gfp::FS) {
             let reclaim = self.reclaim;
             self.freeing(|pages, sleep| pages.hooks.reclaimer.out_of_memory(sleep, &reclaim))?
-        } else {
+        } else if pages.hooks.reclaimer.has_others() {
             self.relax();
             OomResult::Killed
+        } else {
+            OomResult::NoVictim
         };
         pages.step(AllocStep::Oom(result));
         Some(result)

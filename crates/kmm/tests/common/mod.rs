@@ -403,6 +403,30 @@ impl DrainHere for Pages<TestHost<()>> {
     }
 }
 
+/// Nothing is free above the min mark; the fake holds `held` pages of what was.
+pub fn short(min: usize, held: usize) -> (World, &'static Fake, Vec<PageBlock>) {
+    let fake = Fake::new();
+    let world = world_with(min, fake.hooks());
+    fake.set_zones(&world);
+    let mut blocks = world.exhaust(Gfp::KERNEL);
+    let from = blocks.len() - held;
+    fake.state().held = blocks.split_off(from);
+    take_steps();
+    (world, fake, blocks)
+}
+
+/// Everything goes back, and is there.
+#[track_caller]
+pub fn finish(world: &World, fake: &Fake, blocks: Vec<PageBlock>) {
+    let held = core::mem::take(&mut fake.state().held);
+    let compacted = core::mem::take(&mut fake.state().compacted);
+    world.give_back(blocks);
+    world.give_back(held);
+    world.give_back(compacted);
+    take_steps();
+    world.assert_whole();
+}
+
 impl Reclaimer for Fake {
     fn wake_kswapd(&self, node: NodeId, order: Order, highest: ZoneType) {
         self.state().wakes.push((node, order, highest));
@@ -462,6 +486,10 @@ impl Reclaimer for Fake {
         }
         self.free(count);
         result
+    }
+
+    fn has_others(&self) -> bool {
+        self.state().per_relax > 0
     }
 
     fn reclaimable_pages(&self, node: NodeId, zone: ZoneType) -> usize {
