@@ -125,7 +125,8 @@ impl ZoneLayout {
         Ok(self)
     }
 
-    /// Keeps what a zone needs for memory that may come later ([`crate::Zones::online`]): an eighth of a thousandth of it.
+    /// Keeps what a zone needs for memory that may come later ([`crate::Zones::online`]): some
+    /// 130 bytes for each 2 MiB.
     /// Several zones may have room for the same frames.
     #[must_use]
     pub fn with_room(mut self, kind: ZoneType, range: PfnRange) -> Self {
