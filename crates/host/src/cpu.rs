@@ -11,6 +11,7 @@
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::marker::PhantomData;
+use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 
 use crate::Sleep;
@@ -70,8 +71,13 @@ impl CpuPin<'_> {
 ///
 /// # Safety
 /// Implementors guarantee that `with_pin` runs its closure wholly on the CPU that the pin names, without another thread
-/// of the same CPU in between that holds a pin too (interrupts may come: they find the in-use mark).
+/// of the same CPU in between that holds a pin too (interrupts may come: they find the in-use mark). Where
+/// [`Cpus::HAS_LOCAL_WORDS`], `local_word` gives what `set_local_word` has last stored for the CPU of the pin and that
+/// number, and the value belongs to one manager only.
 pub unsafe trait Cpus {
+    /// Whether each CPU has [`LOCAL_WORDS`] words for its manager near at hand. It keeps the way to its fast paths there.
+    const HAS_LOCAL_WORDS: bool = false;
+
     /// How many CPUs there can be: ids are below it.
     fn nr_cpus(&self) -> usize;
 
@@ -83,16 +89,45 @@ pub unsafe trait Cpus {
         let _ = sleep;
         self.with_pin(f)
     }
+
+    /// A word of this CPU; null before it was set. Linux: `this_cpu_read`.
+    ///
+    /// One instruction where the words are at a fixed place of GS or FS, and the number is known when it is compiled.
+    #[inline(always)]
+    fn local_word(&self, pin: CpuPin<'_>, nr: usize) -> *mut () {
+        let _ = (pin, nr);
+        ptr::null_mut()
+    }
+
+    /// Sets a word of any CPU, be it one that never runs. Linux: `per_cpu`.
+    fn set_local_word(&self, cpu: CpuId, nr: usize, word: *mut ()) {
+        let _ = (cpu, nr, word);
+    }
 }
+
+/// How many words each CPU has for its manager: one for each kind of zone, and some more.
+pub const LOCAL_WORDS: usize = 8;
 
 // SAFETY: every call goes to the CPUs behind the reference.
 unsafe impl<C: Cpus + ?Sized> Cpus for &C {
+    const HAS_LOCAL_WORDS: bool = C::HAS_LOCAL_WORDS;
+
     fn nr_cpus(&self) -> usize {
         (**self).nr_cpus()
     }
 
+    #[inline(always)]
     fn with_pin<R>(&self, f: impl FnOnce(CpuPin<'_>) -> R) -> R {
         (**self).with_pin(f)
+    }
+
+    #[inline(always)]
+    fn local_word(&self, pin: CpuPin<'_>, nr: usize) -> *mut () {
+        (**self).local_word(pin, nr)
+    }
+
+    fn set_local_word(&self, cpu: CpuId, nr: usize, word: *mut ()) {
+        (**self).set_local_word(cpu, nr, word);
     }
 }
 

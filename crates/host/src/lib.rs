@@ -19,7 +19,7 @@ use lock_api::RawMutex;
 pub use block::PageBlock;
 pub use boot::MemblockSource;
 pub use context::Context;
-pub use cpu::{CpuId, CpuPin, Cpus, InUse, PerCpu, Slot, UseMark};
+pub use cpu::{CpuId, CpuPin, Cpus, InUse, LOCAL_WORDS, PerCpu, Slot, UseMark};
 pub use error::AllocError;
 pub use owner::{Backtrace, Misuse, Owners};
 pub use page_wait::{PageWaits, WaitQueue};

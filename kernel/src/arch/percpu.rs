@@ -9,13 +9,17 @@ use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
 use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{FS, GS, Segment};
 use x86_64::registers::model_specific::{GsBase, KernelGsBase};
 use x86_64::registers::segmentation::SegmentSelector;
 
+use kmm::host::LOCAL_WORDS;
+
 use super::gdt::Descriptors;
+use crate::smp::MAX_CPUS;
 
 /// One CPU's data.
 #[repr(C, align(64))]
@@ -33,6 +37,8 @@ pub struct PerCpu {
     cpu: u32,
     /// How many interrupts are being handled.
     pub(super) nr_interrupts: u32,
+    /// What the memory manager keeps near at hand.
+    local_words: [AtomicPtr<()>; LOCAL_WORDS],
     pub(super) descriptors: Descriptors,
 }
 
@@ -53,6 +59,7 @@ impl PerCpu {
             irqs_were_on: false,
             cpu,
             nr_interrupts: 0,
+            local_words: NO_WORDS,
             descriptors: Descriptors::new(),
         }
     }
@@ -70,6 +77,16 @@ impl PerCpu {
         this.descriptors.finish_zeros();
     }
 }
+
+const NO_WORDS: [AtomicPtr<()>; LOCAL_WORDS] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; LOCAL_WORDS];
+
+/// The words of every CPU, those that have not started too.
+static LOCAL_WORDS_OF: [[AtomicPtr<()>; LOCAL_WORDS]; MAX_CPUS] = [const { NO_WORDS }; MAX_CPUS];
+
+/// Where the data of the CPUs that have started lies.
+static STARTED: [AtomicPtr<PerCpu>; MAX_CPUS] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS];
 
 struct BootCpu(UnsafeCell<PerCpu>);
 
@@ -97,6 +114,53 @@ pub unsafe fn init(this: *mut PerCpu) {
     unsafe { GS::set_reg(SegmentSelector::NULL) };
     GsBase::write(VirtAddr::from_ptr(this));
     KernelGsBase::write(VirtAddr::zero());
+    let cpu = cpu() as usize;
+    // First known, then copied: a word that changes meanwhile is set by one of both.
+    STARTED[cpu].store(this, Ordering::SeqCst);
+    for (nr, word) in LOCAL_WORDS_OF[cpu].iter().enumerate() {
+        set_word(this, nr, word.load(Ordering::SeqCst));
+    }
+}
+
+/// Sets a word of a CPU that [`local_word`] reads there.
+pub fn set_local_word(cpu: usize, nr: usize, word: *mut ()) {
+    LOCAL_WORDS_OF[cpu][nr].store(word, Ordering::SeqCst);
+    let started = STARTED[cpu].load(Ordering::SeqCst);
+    if !started.is_null() {
+        set_word(started, nr, word);
+    }
+}
+
+fn set_word(this: *mut PerCpu, nr: usize, word: *mut ()) {
+    // SAFETY: one that was started, and so lives for ever.
+    let words = unsafe { &raw const (*this).local_words };
+    // SAFETY: as above; the words are atomics, never written otherwise.
+    let words = unsafe { &*words };
+    words[nr].store(word, Ordering::SeqCst);
+}
+
+/// A word of this CPU: one instruction if the number is a constant where this is inlined.
+#[inline(always)]
+pub fn local_word(nr: usize) -> *mut () {
+    match nr {
+        0 => word_at::<0>(),
+        1 => word_at::<1>(),
+        2 => word_at::<2>(),
+        3 => word_at::<3>(),
+        4 => word_at::<4>(),
+        _ => word_at::<5>(),
+    }
+}
+
+#[inline(always)]
+fn word_at<const NR: usize>() -> *mut () {
+    let word: *mut ();
+    // SAFETY: GS points to a `PerCpu`, and this is a word of it.
+    unsafe {
+        asm!("mov {}, gs:[{}]", out(reg) word, const offset_of!(PerCpu, local_words) + 8 * NR,
+             options(nostack, preserves_flags, readonly, pure))
+    }
+    word
 }
 
 /// This CPU's data. The pointer stays valid; the caller keeps interrupts off while it uses it.

@@ -89,16 +89,27 @@ pub struct GsCpus {
 }
 
 // SAFETY: during the closure nothing else runs on this CPU but interrupts, and it goes on where it began: only user mode is preempted, and
-// what works on the other CPUs stays there to its end.
+// what works on the other CPUs stays there to its end. The machine has one manager, whose words are those in GS.
 unsafe impl Cpus for GsCpus {
+    const HAS_LOCAL_WORDS: bool = true;
+
     fn nr_cpus(&self) -> usize {
         self.nr_cpus
     }
 
-    #[inline]
+    #[inline(always)]
     fn with_pin<R>(&self, f: impl FnOnce(CpuPin<'_>) -> R) -> R {
         // SAFETY: this is that CPU, for as long as the closure runs; as above.
         f(unsafe { CpuPin::new(CpuId::new(percpu::cpu())) })
+    }
+
+    #[inline(always)]
+    fn local_word(&self, _pin: CpuPin<'_>, nr: usize) -> *mut () {
+        percpu::local_word(nr)
+    }
+
+    fn set_local_word(&self, cpu: CpuId, nr: usize, word: *mut ()) {
+        percpu::set_local_word(cpu.index(), nr, word);
     }
 }
 
