@@ -31,6 +31,23 @@ impl Pageblock {
         Self(AtomicU8::new(MigrateType::Movable as u8))
     }
 
+    /// How many routes there are.
+    pub const NR_ROUTES: usize = (TYPE | PRESENT) as usize + 1;
+
+    /// What to do with blocks of this pageblock that come back, as an index into a table of [`Pageblock::NR_ROUTES`]: one
+    /// for each type, and others for pageblocks without RAM.
+    #[inline]
+    #[must_use]
+    pub fn route(&self) -> usize {
+        usize::from(self.0.load(Relaxed) & (TYPE | PRESENT))
+    }
+
+    /// The route of pageblocks of a type that have RAM.
+    #[must_use]
+    pub const fn route_of(kind: MigrateType) -> usize {
+        kind.index() | PRESENT as usize
+    }
+
     #[inline]
     fn get(&self) -> (MigrateType, bool) {
         decode(self.0.load(Relaxed))
@@ -111,6 +128,12 @@ impl Pageblocks {
     pub fn new(range: PfnRange, blocks: &'static [Pageblock]) -> Option<Self> {
         let blocks = blocks.get(..Self::count_for(range))?;
         Some(Self { range, blocks })
+    }
+
+    /// All of them, in the order of memory.
+    #[must_use]
+    pub const fn entries(&self) -> &'static [Pageblock] {
+        self.blocks
     }
 
     /// Says that the frames of `range` are RAM: only pageblocks with RAM are counted.
