@@ -76,7 +76,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
                 order,
                 reason: BadReason::Foreign,
             })?;
-            let to_stock = order == Order::ZERO && zone.belongs_in_stock(pin, pfn);
+            let to_stock = zone.belongs_in_stock(pin, pfn, order);
             if to_stock {
                 self.check_lists(pfn, order)?;
             }
@@ -86,7 +86,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             Ok((page, zone, to_stock)) => {
                 page.set_ref_count(0);
                 page.set_private(FREED);
-                if !to_stock || !zone.keep(pin, pfn) {
+                if !to_stock || !zone.keep(pin, pfn, order) {
                     return Some(zone.id());
                 }
             }

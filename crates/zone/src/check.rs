@@ -3,7 +3,7 @@
 use core::fmt;
 
 use kmm_buddy::Broken;
-use kmm_frame::{MigrateType, Order, Pfn};
+use kmm_frame::{MigrateType, Order, Pfn, PfnRange};
 use kmm_host::{CpuId, Cpus, PhysMap};
 use lock_api::RawMutex;
 
@@ -79,8 +79,8 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
                 }
             });
             for (cpu, pcp) in (0..).map(CpuId::new).zip(zone.pcps()) {
-                for pfn in pcp.pages() {
-                    f(pfn, Order::ZERO, FreeAt::Pcp(cpu));
+                for (pfn, order) in pcp.blocks() {
+                    f(pfn, order, FreeAt::Pcp(cpu));
                 }
             }
         }
@@ -99,8 +99,10 @@ impl<L: RawMutex> Zone<L> {
                 return Err(ZonesBroken::FreeCount(id));
             }
             for (cpu, pcp) in (0..).map(CpuId::new).zip(self.pcps()) {
-                for pfn in pcp.pages() {
-                    if !self.is_stock(pfn) || buddy.free_block_of(pfn).is_some() {
+                for (pfn, order) in pcp.blocks() {
+                    let block = PfnRange::with_len(pfn, order.nr_pages());
+                    let is_free = |pfn| buddy.free_block_of(pfn).is_some();
+                    if !self.is_stock(pfn) || block.iter().any(is_free) {
                         return Err(ZonesBroken::Pcp(id, cpu, pfn));
                     }
                 }

@@ -5,6 +5,7 @@ mod bad;
 mod bulk;
 mod check;
 mod contig;
+mod drain;
 mod effort;
 mod hotplug;
 mod layouts;

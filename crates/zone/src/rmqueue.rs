@@ -6,9 +6,10 @@ use kmm_host::{AllocError, CpuPin, Cpus, PhysMap};
 use lock_api::RawMutex;
 
 use crate::effort::Effort;
+use crate::pcp::Size;
 use crate::zone::FREED;
 use crate::zonelist::Search;
-use crate::{AllowedNodes, BadPage, BadReason, Pcp, Unreserve, Zone, Zones};
+use crate::{AllowedNodes, BadPage, BadReason, Unreserve, Zone, Zones};
 
 /// What an allocation means for the rest of the system. The zones only say it; whoever called acts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +19,33 @@ pub enum Pressure {
     None,
     /// Every zone that could serve the request is below its low watermark. Linux: `wakeup_kswapd`.
     WakeKswapd,
+}
+
+/// A result that fits into a register beside the frame: the fast path then keeps its own in one too.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Outcome {
+    Calm,
+    Low,
+    Failed,
+}
+
+impl Outcome {
+    pub(crate) fn of(result: Result<(Pfn, Pressure), AllocError>) -> (Pfn, Self) {
+        match result {
+            Ok((pfn, Pressure::None)) => (pfn, Self::Calm),
+            Ok((pfn, Pressure::WakeKswapd)) => (pfn, Self::Low),
+            Err(_) => (Pfn::ZERO, Self::Failed),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn with(self, pfn: Pfn) -> Result<(Pfn, Pressure), AllocError> {
+        match self {
+            Self::Calm => Ok((pfn, Pressure::None)),
+            Self::Low => Ok((pfn, Pressure::WakeKswapd)),
+            Self::Failed => Err(AllocError::OutOfMemory),
+        }
+    }
 }
 
 impl Pressure {
@@ -53,9 +81,9 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         order: Order,
         gfp: Gfp,
     ) -> Result<(Pfn, Pressure), AllocError> {
-        if order == Order::ZERO {
+        if let Some(size) = Size::of(order) {
             let pcp = self.first_pcp(pin, gfp.zone());
-            if let Some(pfn) = pcp.and_then(Pcp::take) {
+            if let Some(pfn) = pcp.take(size, gfp.migrate_type()) {
                 if cfg!(debug_assertions) {
                     self.map().page(pfn).set_private(0);
                 }
@@ -199,19 +227,6 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         }
     }
 
-    /// Gives this CPU's stock of pages back to the zones; how many. Linux: `drain_local_pages`.
-    pub fn drain_pcp(&self, pin: CpuPin<'_>) -> usize {
-        self.all()
-            .map(|zone| match zone.drain(pin) {
-                Ok(count) => count,
-                Err(refused) => {
-                    self.report_refused(refused, Order::ZERO);
-                    0
-                }
-            })
-            .sum()
-    }
-
     /// Below the low marks: as deep as the request may go, then once more with what this CPU has in stock.
     #[cold]
     fn rmqueue_slow(
@@ -265,12 +280,33 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     }
 
     /// Takes frames back whose descriptors are in order.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn give(&self, pfn: Pfn, order: Order) {
-        if order == Order::ZERO && !cfg!(debug_assertions) {
+        // Closures are inlined where they are small: this one is for pages only.
+        let keep = move |pin: CpuPin<'_>| self.keep(pin, Size::PAGE, pfn);
+        if order != Order::ZERO || !self.cpus().with_pin(keep) {
+            self.give_slow(pfn, order);
+        }
+    }
+
+    #[inline(always)]
+    fn keep(&self, pin: CpuPin<'_>, size: Size, pfn: Pfn) -> bool {
+        let pcp = self.first_pcp(pin, ZoneType::Movable);
+        if cfg!(debug_assertions) && pcp.holds(pfn) {
+            self.map().page(pfn).set_private(FREED);
+        }
+        pcp.keep(size, pfn)
+    }
+
+    /// What is not a page, or found no room in the stock of its size.
+    #[cold]
+    #[inline(never)]
+    fn give_slow(&self, pfn: Pfn, order: Order) {
+        if let Some(size) = Size::of(order) {
             let kept = self.cpus().with_pin(|pin| {
-                let pcp = self.first_pcp(pin, ZoneType::Movable);
-                pcp.is_some_and(|pcp| pcp.put(pfn))
+                let is_page = size == Size::PAGE;
+                let waits = || self.first_pcp(pin, ZoneType::Movable).wait(size, pfn);
+                !is_page && self.keep(pin, size, pfn) || waits()
             });
             if kept {
                 return;

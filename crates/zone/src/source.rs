@@ -9,6 +9,8 @@ use kmm_host::{AllocError, CpuPin, Cpus, PageBlock, PageReq, PageSource, PhysMap
 use lock_api::RawMutex;
 
 use crate::bulk::CHUNK;
+use crate::pcp::Size;
+use crate::rmqueue::Outcome;
 use crate::{AllowedNodes, Pressure, Zones};
 
 impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
@@ -92,18 +94,40 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         self.give(pfn, order);
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&self, req: PageReq) -> Result<(PageBlock, Pressure), AllocError> {
-        let (pfn, pressure) = match req.node {
-            None => {
-                let take = |pin: CpuPin<'_>| self.rmqueue(pin, req.order, req.gfp);
-                self.cpus().with_pin(take)?
-            }
-            Some(node) => self.take_from(req, node, AllowedNodes::ALL)?,
+        // Closures are inlined where they are small: this one is for pages only.
+        let (highest, kind) = (req.gfp.zone(), req.gfp.migrate_type());
+        let fast = move |pin: CpuPin<'_>| self.first_pcp(pin, highest).take(Size::PAGE, kind);
+        let page = match req.node {
+            None if req.order == Order::ZERO => self.cpus().with_pin(fast),
+            _ => None,
+        };
+        let (pfn, pressure) = match page {
+            Some(pfn) => (pfn, Pressure::None),
+            None => self.take_slow(req)?,
         };
         // SAFETY: INV-1: frames that leave a zone are RAM, aligned, and nobody else's until they are put back.
         let block = unsafe { PageBlock::from_raw(pfn, req.order) };
         Ok((block, pressure))
+    }
+
+    #[inline(always)]
+    fn take_slow(&self, req: PageReq) -> Result<(Pfn, Pressure), AllocError> {
+        match req.node {
+            None => {
+                let (pfn, outcome) = self.take_local(req.order, req.gfp);
+                outcome.with(pfn)
+            }
+            Some(node) => self.take_from(req, node, AllowedNodes::ALL),
+        }
+    }
+
+    /// What is not a page of this CPU's stock.
+    #[cold]
+    #[inline(never)]
+    fn take_local(&self, order: Order, gfp: Gfp) -> (Pfn, Outcome) {
+        Outcome::of(self.cpus().with_pin(|pin| self.rmqueue(pin, order, gfp)))
     }
 
     /// A request that is not for the node of this CPU, whichever that is.
@@ -206,23 +230,6 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         if self.map().page(pfn).put_and_test() {
             self.put_back(pfn, Order::ZERO, 0);
         }
-    }
-
-    /// Gives the stock of every CPU back to the zones; how many pages. Linux: `drain_all_pages`.
-    ///
-    /// # Safety
-    /// No other CPU allocates or frees pages of these zones meanwhile.
-    pub unsafe fn drain_all(&self) -> usize {
-        let mut sum = 0;
-        for zone in self.all() {
-            for pcp in zone.pcps() {
-                match zone.drain_one(pcp) {
-                    Ok(count) => sum += count,
-                    Err(refused) => self.report_refused(refused, Order::ZERO),
-                }
-            }
-        }
-        sum
     }
 }
 

@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 use kmm_buddy::{FreeBits, Pageblock};
 use kmm_frame::ZoneType;
 
+use crate::pcp::NOBODY;
 use crate::{CpuCounts, Node, NodeLayouts, Pcp};
 
 /// What zones keep outside themselves, fresh: as much of each as [`NodeLayouts`] says, or more.
@@ -172,21 +173,20 @@ impl FirstPcps {
     /// None yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self([const { AtomicPtr::new(ptr::null_mut()) }; ZoneType::COUNT])
+        Self([const { AtomicPtr::new((&raw const NOBODY).cast_mut()) }; ZoneType::COUNT])
     }
 
     /// Changes when memory comes or goes.
-    pub(crate) fn set(&self, highest: ZoneType, pcp: Option<&'static Pcp>) {
-        let pcp = pcp.map_or(ptr::null_mut(), |pcp| ptr::from_ref(pcp).cast_mut());
-        self.0[highest.index()].store(pcp, Relaxed);
+    pub(crate) fn set(&self, highest: ZoneType, pcp: &'static Pcp) {
+        self.0[highest.index()].store(ptr::from_ref(pcp).cast_mut(), Relaxed);
     }
 
     #[inline]
-    pub(crate) fn get(&self, highest: ZoneType) -> Option<&'static Pcp> {
+    pub(crate) fn get(&self, highest: ZoneType) -> &'static Pcp {
         let pcp = self.0[highest.index()].load(Relaxed);
-        // SAFETY: null, or what `set` has made of a reference that lives for ever; a `Pcp` is never written but through its
+        // SAFETY: what `new` or `set` has made of a reference that lives for ever; a `Pcp` is never written but through its
         // atomics. What it was made with came to this CPU together with the storage.
-        unsafe { pcp.as_ref() }
+        unsafe { &*pcp }
     }
 }
 

@@ -9,6 +9,7 @@ use lock_api::{Mutex, RawMutex};
 
 use crate::effort::Effort;
 use crate::node::by_node;
+use crate::pcp::PcpEvents;
 use crate::span::Span;
 use crate::vmstat::ZoneCounters;
 use crate::{CpuCounts, Mark, Pcp, PcpLimits, Watermarks};
@@ -100,7 +101,7 @@ impl<L: RawMutex> Zone<L> {
             buddy,
         } = parts;
         let own = first_of_node(topology, range, node);
-        pcps.iter().for_each(|pcp| pcp.set_zone(own));
+        pcps.iter().for_each(|pcp| pcp.attach(own, pageblocks));
         Self {
             node,
             kind,
@@ -356,7 +357,7 @@ impl<L: RawMutex> Zone<L> {
             PfnRange::new(window.start(), window.start())
         };
         self.window.set(next);
-        self.pcps.iter().for_each(|pcp| pcp.set_zone(next));
+        self.pcps.iter().for_each(|pcp| pcp.set_span(next));
     }
 
     pub(crate) fn set_watermarks(&self, marks: Watermarks) {
@@ -374,7 +375,9 @@ impl<L: RawMutex> Zone<L> {
     pub(crate) fn set_pcp_limits(&self, limits: PcpLimits) {
         self.pcp_batch.store(limits.batch, Relaxed);
         self.pcp_high.store(limits.high, Relaxed);
-        self.pcps.iter().for_each(|pcp| pcp.set_limits(limits));
+        let nr_huge = PcpLimits::nr_huge(self.managed_pages(), self.pcps.len());
+        let set = |pcp: &Pcp| pcp.set_limits(limits, nr_huge);
+        self.pcps.iter().for_each(set);
     }
 
     /// Counts frames that were taken and given back by number. They are no requests.
@@ -392,7 +395,7 @@ impl<L: RawMutex> Zone<L> {
     pub(crate) fn nr_remote(&self) -> u64 {
         let is_remote = |(cpu, _): &(usize, &Pcp)| self.topology.node_of_cpu(*cpu) != self.node;
         let pcps = self.pcps.iter().enumerate().filter(is_remote);
-        let from_stock: u64 = pcps.map(|(_, pcp)| pcp.events().0).sum();
+        let from_stock: u64 = pcps.map(|(_, pcp)| pcp.events().nr_allocs).sum();
         from_stock + self.nr_remote.load(Relaxed)
     }
 
@@ -404,15 +407,27 @@ impl<L: RawMutex> Zone<L> {
             self.nr_pages_freed.load(Relaxed),
         );
         for pcp in self.pcps {
-            let (allocs, frees) = pcp.events();
-            sum = (sum.0 + allocs, sum.1 + allocs, sum.2 + frees);
+            let PcpEvents {
+                nr_allocs,
+                nr_pages_alloced,
+                nr_pages_freed,
+            } = pcp.events();
+            sum = (
+                sum.0 + nr_allocs,
+                sum.1 + nr_pages_alloced,
+                sum.2 + nr_pages_freed,
+            );
         }
         sum
     }
 }
 
 /// The first frames of `range` that are the node's, up to another node's.
+/// None of a zone so large that the stocks' offsets of 32 bits do not reach: 8 TiB.
 fn first_of_node(topology: &'static Topology, range: PfnRange, node: NodeId) -> PfnRange {
+    if i32::try_from(range.nr_pages()).is_err() {
+        return PfnRange::EMPTY;
+    }
     let mut own = by_node(topology, range)
         .skip_while(|(other, _)| *other != node)
         .take_while(|(other, _)| *other == node)

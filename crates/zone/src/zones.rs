@@ -7,7 +7,7 @@ use kmm_buddy::{Buddy, Pageblocks};
 use kmm_frame::{
     MAX_NODES, MemMap, NodeId, NodeMask, PageFlags, Pfn, PfnRange, Topology, ZoneType,
 };
-use kmm_host::{CpuPin, Cpus, PhysMap};
+use kmm_host::{Cpus, PhysMap};
 use lock_api::RawMutex;
 
 use crate::storage::make_nodes;
@@ -15,9 +15,8 @@ use crate::watermark::WATERMARK_SCALE_FACTOR;
 use crate::zone::ZoneParts;
 use crate::zonelist::NodeFacts;
 use crate::{
-    BadPage, CpuCounts, FirstPcps, FreeError, LOWMEM_RESERVE_RATIO, Node, NodeLayouts, Pcp,
-    PcpLimits, PcpSizing, Watermarks, Zone, ZoneLayout, ZoneStorage, default_min_free_kbytes,
-    lowmem_reserve,
+    BadPage, CpuCounts, FirstPcps, FreeError, LOWMEM_RESERVE_RATIO, Node, NodeLayouts, PcpLimits,
+    PcpSizing, Watermarks, Zone, ZoneLayout, ZoneStorage, default_min_free_kbytes, lowmem_reserve,
 };
 
 /// All zones of all nodes: what a kernel allocates frames from.
@@ -358,10 +357,9 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         &self.phys
     }
 
-    /// The pageset of this CPU that requests of its own node try first which `highest` could serve.
-    #[inline]
-    pub(crate) fn first_pcp(&self, pin: CpuPin<'_>, highest: ZoneType) -> Option<&'static Pcp> {
-        self.first_pcps.get(pin.cpu().index())?.get(highest)
+    /// By CPU, the pagesets of the zones that its requests try first.
+    pub(crate) const fn first_pcps(&self) -> &'static [FirstPcps] {
+        self.first_pcps
     }
 
     pub(crate) fn report(&self, bad: BadPage) {
@@ -390,7 +388,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
                 // Never of another node: nobody asks there whether the request may leave its own.
                 let mut zones = self.zonelist(node, NodeMask::of(node), highest);
                 let pcp = zones.next().and_then(|zone| zone.pcps().get(cpu));
-                first.set(highest, pcp);
+                self.set_first_pcp(cpu, first, highest, pcp);
             }
         }
     }

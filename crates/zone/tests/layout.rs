@@ -102,9 +102,9 @@ fn only_movable_requests_reach_the_movable_zone() {
         kind
     };
     assert_eq!(zone_of(Gfp::HIGHUSER_MOVABLE), ZoneType::Movable);
+    assert_eq!(zone_of(Gfp::KERNEL | Gfp::MOVABLE_PAGE), ZoneType::Normal);
     assert_eq!(zone_of(Gfp::HIGHUSER), ZoneType::Normal);
     assert_eq!(zone_of(Gfp::KERNEL), ZoneType::Normal);
-    assert_eq!(zone_of(Gfp::KERNEL | Gfp::MOVABLE_PAGE), ZoneType::Normal);
 }
 
 #[test]

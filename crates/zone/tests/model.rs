@@ -169,6 +169,11 @@ fn alloc(zones: &Zones, oracle: &mut Oracle, req: PageReq, cpu: usize) {
         pcps.nth(cpu).unwrap().count
     };
     let stocks = [0, 1, 2].map(stock);
+    let mut kept = Vec::new();
+    zones.for_each_free(|pfn, order, at| match at {
+        FreeAt::Pcp(owner) if owner.index() == cpu => kept.push((pfn.index(), order)),
+        _ => {}
+    });
     let top = highest(req.gfp);
     // Single pages come from a stock, which may be of another type than the request.
     let kinds = [req.gfp.migrate_type(), MigrateType::Movable];
@@ -205,7 +210,7 @@ fn alloc(zones: &Zones, oracle: &mut Oracle, req: PageReq, cpu: usize) {
                 );
             } else {
                 // What is in stock of the first zone was above the low mark when it came there.
-                let in_stock = req.order == Order::ZERO && zone == top && stocks[zone] > 0;
+                let in_stock = zone == top && kept.contains(&(pfn.index(), req.order));
                 assert!(
                     calm(zone) || in_stock,
                     "{req:?} from {zone} of {had_before:?}"

@@ -17,7 +17,7 @@ use kmm_frame::{
 };
 use kmm_host::{AllocError, Cpus, PageBlock, PageReq, PageSource};
 use kmm_zone::{
-    AllowedNodes, FreeError, NodeLayouts, Pressure, Watermarks, ZoneId, ZoneLayout, Zones,
+    AllowedNodes, FreeAt, FreeError, NodeLayouts, Pressure, Watermarks, ZoneId, ZoneLayout, Zones,
     ZonesError,
 };
 
@@ -493,7 +493,6 @@ fn step(
     let from = asked.unwrap_or(cpu_node);
     let list = zonelist(plan, from, gfp, mask);
     let zone = |id: &ZoneId| zones.node(id.node).zone(id.kind);
-    let stock = |id: &ZoneId| zone(id).pcp_stats().nth(cpu).unwrap().count;
     let fits = |id: &ZoneId, mark: fn(&Watermarks) -> usize| {
         let stat = zone(id).stat();
         let floor = mark(&stat.watermarks) + stat.protection[gfp.zone().index()];
@@ -519,7 +518,19 @@ fn step(
     let by_min = || list.iter().find(|id| fits(id, |marks| marks.min)).copied();
     // The fast path takes what this CPU has in stock of the first zone, whatever the marks say.
     let is_fast = from == cpu_node && mask == NodeMask::ALL;
-    let in_stock = first.filter(|id| is_fast && order == Order::ZERO && stock(id) > 0);
+    // Of which type that is, is not known here: pageblocks change theirs.
+    let stocks = || {
+        let mut stocks = Vec::new();
+        zones.for_each_free(|pfn, size, at| match at {
+            FreeAt::Pcp(owner) if owner.index() == cpu && size == order => {
+                stocks.push(plan.owner(pfn));
+            }
+            _ => {}
+        });
+        stocks
+    };
+    let kept = stocks();
+    let in_stock = first.filter(|id| is_fast && order == Order::ZERO && kept.contains(id));
     let wanted = in_stock.or_else(by_low).or_else(by_min);
     let allowed = AllowedNodes {
         nodemask: mask,
@@ -542,8 +553,9 @@ fn step(
     assert_eq!(plan.owner(block.range().end() - 1), served);
     assert!(list.contains(&served), "{req:?} served by {served}");
     if let Some(wanted) = wanted {
-        // By the low mark a single page may also come from a stock that was filled before.
-        let stocked = order == Order::ZERO && list.iter().any(|id| stock(id) > 0);
+        // By the low mark a block may also come from a stock that was filled before.
+        let left = stocks();
+        let stocked = list.iter().any(|id| kept.contains(id) || left.contains(id));
         let is_spared = spared.contains(&Some(served));
         assert!(
             served == wanted || stocked || is_spared,

@@ -11,12 +11,15 @@ use lock_api::RawMutex;
 use super::{FREED, Zone};
 use crate::Pcp;
 use crate::effort::Effort;
-use crate::pcp::PcpUse;
+use crate::pcp::{PcpUse, Size};
 use crate::zonelist::Search;
 
+/// A frame that the buddy allocator refused, and why.
+pub(crate) type Refused = (Pfn, FreeError);
+
 impl<L: RawMutex> Zone<L> {
-    /// Takes a block for a request as far as [`Zone::may_take`] lets it: a single page from this CPU's stock, which is
-    /// filled if need be. Linux: `rmqueue`.
+    /// Takes a block for a request as far as [`Zone::may_take`] lets it: one of a size that is kept from this CPU's stock,
+    /// which is filled if need be. Linux: `rmqueue`.
     pub(crate) fn take(
         &self,
         pin: CpuPin<'_>,
@@ -27,11 +30,9 @@ impl<L: RawMutex> Zone<L> {
         if !self.may_take(order, effort, search.highest) {
             return None;
         }
-        if order == Order::ZERO {
-            if let Some(pcp) = self.pcp(pin) {
-                if let Ok(page) = pcp.with(|pcp| self.take_from_pcp(&pcp, effort, search)) {
-                    return page;
-                }
+        if let Some((pcp, size)) = self.stock_of(pin, order) {
+            if let Ok(block) = pcp.with(|pcp| self.take_from_pcp(&pcp, size, effort, search)) {
+                return block;
             }
         }
         self.take_locked(order, effort, search)
@@ -46,20 +47,16 @@ impl<L: RawMutex> Zone<L> {
         self.take_locked(order, effort, search)
     }
 
-    /// Puts back a block whose owner gave it up, a single page into this CPU's pageset. Linux: `free_unref_page`.
+    /// Puts back a block whose owner gave it up, one of a size that is kept into this CPU's pageset.
+    /// Linux: `free_unref_page`.
     ///
     /// # Errors
     /// A frame that the buddy allocator refused, and why. It may be another frame than `pfn`, and is dropped.
-    pub(crate) fn put(
-        &self,
-        pin: CpuPin<'_>,
-        pfn: Pfn,
-        order: Order,
-    ) -> Result<(), (Pfn, FreeError)> {
-        if order == Order::ZERO {
-            if let Some(pcp) = self.pcp(pin) {
+    pub(crate) fn put(&self, pin: CpuPin<'_>, pfn: Pfn, order: Order) -> Result<(), Refused> {
+        if let Some((pcp, size)) = self.stock_of(pin, order) {
+            if pcp.holds(pfn) {
                 self.mark(pfn);
-                if let Ok(result) = pcp.with(|pcp| self.put_to_pcp(&pcp, pfn)) {
+                if let Ok(result) = pcp.with(|pcp| self.put_to_pcp(&pcp, size, pfn)) {
                     return result;
                 }
             }
@@ -70,8 +67,8 @@ impl<L: RawMutex> Zone<L> {
     /// Gives all that this CPU's pageset has back; how many pages. Linux: `drain_pages_zone`.
     ///
     /// # Errors
-    /// As for [`Zone::put`]; every page left the pageset all the same.
-    pub(crate) fn drain(&self, pin: CpuPin<'_>) -> Result<usize, (Pfn, FreeError)> {
+    /// As for [`Zone::put`]; every block left the pageset all the same.
+    pub(crate) fn drain(&self, pin: CpuPin<'_>) -> Result<usize, Refused> {
         match self.pcp(pin) {
             Some(pcp) => self.drain_one(pcp),
             None => Ok(0),
@@ -79,19 +76,26 @@ impl<L: RawMutex> Zone<L> {
     }
 
     /// As [`Zone::drain`], of any CPU, which must stand still (INV-3).
-    pub(crate) fn drain_one(&self, pcp: &Pcp) -> Result<usize, (Pfn, FreeError)> {
-        let drain = |pcp: PcpUse<'_>| {
-            self.with_buddy(|buddy| {
-                let (mut count, mut refused) = self.put_home(&pcp, buddy);
-                while let Some(pfn) = pcp.pop_unused() {
-                    refused = self.put_one(buddy, pfn).err().or(refused);
-                    count += 1;
-                }
-                refused.map_or(Ok(count), Err)
-            })
-        };
+    pub(crate) fn drain_one(&self, pcp: &Pcp) -> Result<usize, Refused> {
         // A pageset that is in use further out stays: its user goes on with it.
-        pcp.with(drain).unwrap_or(Ok(0))
+        pcp.with(|pcp| self.drain_held(&pcp)).unwrap_or(Ok(0))
+    }
+
+    fn drain_held(&self, pcp: &PcpUse<'_>) -> Result<usize, Refused> {
+        let ticket = pcp.drain_request().pending();
+        let result = self.with_buddy(|buddy| {
+            let (mut count, mut refused) = self.put_home(pcp, buddy);
+            for (size, kind) in PcpUse::stacks() {
+                let (more, bad) = self.put_unused(pcp, buddy, (size, kind, size.capacity()));
+                count += more;
+                refused = refused.or(bad);
+            }
+            refused.map_or(Ok(count), Err)
+        });
+        if let Some(ticket) = ticket {
+            pcp.drain_request().serve(ticket);
+        }
+        result
     }
 
     /// Takes single pages for a request as far as [`Zone::may_take`] lets it: first this CPU's stock, then from the free
@@ -113,7 +117,9 @@ impl<L: RawMutex> Zone<L> {
             // A pageset that is in use further out is left alone.
             let _ = pcp.with(|pcp| {
                 while count < most {
-                    let Some(pfn) = pcp.pop() else { break };
+                    let Some(pfn) = pcp.pop(Size::PAGE, search.kind) else {
+                        break;
+                    };
                     sink(pfn);
                     count += 1;
                 }
@@ -130,17 +136,25 @@ impl<L: RawMutex> Zone<L> {
         count
     }
 
-    /// Whether a page belongs into this CPU's stock. An interrupt may change that.
-    pub(crate) fn belongs_in_stock(&self, pin: CpuPin<'_>, pfn: Pfn) -> bool {
-        let review = |pcp: PcpUse<'_>| pcp.is_due().then(|| self.review(&pcp));
-        self.pcp(pin)
-            .is_some_and(|pcp| pcp.with(review).is_ok() && pcp.belongs(pfn))
+    /// Whether this CPU's stock would take a block. An interrupt may change that.
+    pub(crate) fn belongs_in_stock(&self, pin: CpuPin<'_>, pfn: Pfn, order: Order) -> bool {
+        let Some((pcp, size)) = self.stock_of(pin, order) else {
+            return false;
+        };
+        let belongs = |pcp: PcpUse<'_>| {
+            self.review(&pcp);
+            pcp.has_room_for(size, pfn)
+        };
+        pcp.with(belongs).unwrap_or(false)
     }
 
-    /// Puts a page into this CPU's stock if it belongs there; whether it did.
-    pub(crate) fn keep(&self, pin: CpuPin<'_>, pfn: Pfn) -> bool {
+    /// Puts a block into this CPU's stock if it belongs there and there is room; whether it did.
+    pub(crate) fn keep(&self, pin: CpuPin<'_>, pfn: Pfn, order: Order) -> bool {
+        let Some((pcp, size)) = self.stock_of(pin, order) else {
+            return false;
+        };
         self.mark(pfn);
-        let kept = self.pcp(pin).is_some_and(|pcp| pcp.keep(pfn));
+        let kept = pcp.with(|pcp| pcp.push(size, pfn)).unwrap_or(false);
         if !kept {
             self.unmark(pfn);
         }
@@ -175,58 +189,129 @@ impl<L: RawMutex> Zone<L> {
         self.pcps.get(pin.cpu().index())
     }
 
-    fn take_from_pcp(&self, pcp: &PcpUse<'_>, effort: Effort, search: &Search) -> Option<Pfn> {
-        if let Some(page) = pcp.pop() {
-            return Some(page);
+    /// The pageset of this CPU, and the stacks of a size that it keeps.
+    fn stock_of(&self, pin: CpuPin<'_>, order: Order) -> Option<(&'static Pcp, Size)> {
+        let (pcp, size) = (self.pcp(pin)?, Size::of(order)?);
+        pcp.is_attached().then_some((pcp, size))
+    }
+
+    fn take_from_pcp(
+        &self,
+        pcp: &PcpUse<'_>,
+        size: Size,
+        effort: Effort,
+        search: &Search,
+    ) -> Option<Pfn> {
+        if let Some(block) = pcp.pop(size, search.kind) {
+            return Some(block);
         }
+        self.review(pcp);
+        self.refill(pcp, size, effort, search);
+        let block = pcp.pop(size, search.kind);
+        self.serve_drain(pcp);
+        block
+    }
+
+    /// Fills an empty stack from the free lists. Linux: `rmqueue_bulk`.
+    fn refill(&self, pcp: &PcpUse<'_>, size: Size, effort: Effort, search: &Search) {
         // Not below the low mark: what comes into the stock is not asked any more whether it may go.
-        let spare = self.spare(effort, search.highest);
-        let batch = self.pcp_batch.load(Relaxed).min(spare);
-        let mut filler = pcp.filler(batch);
+        let spare = self.spare(effort, search.highest) >> size.order().get();
+        let most = pcp.most_to_fill(size, self.pcp_batch.load(Relaxed));
+        let mut filler = pcp.filler(size, search.kind, most.min(spare.max(1)));
+        let most = filler.left();
+        let request = effort.request(search.kind);
         self.with_buddy(|buddy| {
-            buddy.take_pages(batch, effort.request(MigrateType::Movable), |pfn| {
+            let sink = |pfn| {
                 self.mark(pfn);
                 filler.push(pfn);
-            })
+            };
+            match size {
+                Size::PAGE => buddy.take_pages(most, request, sink),
+                _ => buddy.take_blocks(size.order(), most, request, sink),
+            }
         });
         filler.finish();
+    }
+
+    fn put_to_pcp(&self, pcp: &PcpUse<'_>, size: Size, pfn: Pfn) -> Result<(), Refused> {
         self.review(pcp);
-        pcp.pop()
+        let result = if pcp.push(size, pfn) {
+            Ok(())
+        } else if pcp.belongs(size, pfn) {
+            // A full stock gives a batch of what it has most of, and then takes the block.
+            let refused = pcp
+                .fullest(size)
+                .and_then(|most| self.with_buddy(|buddy| self.put_unused(pcp, buddy, most).1));
+            if !pcp.push(size, pfn) && pcp.send_home(size, pfn) {
+                self.with_buddy(|buddy| self.put_home(pcp, buddy));
+            }
+            refused.map_or(Ok(()), Err)
+        } else if size.is_huge() {
+            self.put_locked(pfn, size.order())
+        } else if pcp.send_home(size, pfn) {
+            let (_, refused) = self.with_buddy(|buddy| self.put_home(pcp, buddy));
+            refused.map_or(Ok(()), Err)
+        } else {
+            Ok(())
+        };
+        self.serve_drain(pcp);
+        result
     }
 
-    fn put_to_pcp(&self, pcp: &PcpUse<'_>, pfn: Pfn) -> Result<(), (Pfn, FreeError)> {
-        if pcp.is_due() {
-            self.review(pcp);
+    /// Empties the pageset if another CPU has asked for that.
+    fn serve_drain(&self, pcp: &PcpUse<'_>) {
+        if pcp.drain_request().pending().is_some() {
+            // A frame that is refused was freed twice; whoever frees it next is told.
+            let _ = self.drain_held(pcp);
         }
-        if pcp.push(pfn) || !pcp.send_home(pfn) {
-            return Ok(());
-        }
-        let (_, refused) = self.with_buddy(|buddy| self.put_home(pcp, buddy));
-        refused.map_or(Ok(()), Err)
     }
 
-    /// Opens the window of a pageset on as many frames as are in use.
+    /// Opens the windows of a pageset on as many frames as are in use.
     fn review(&self, pcp: &PcpUse<'_>) {
+        if pcp.must_empty() {
+            let _ = self.drain_held(pcp);
+        }
         let others = self.nr_free_pages() + pcp.count();
-        pcp.set_window(self.present_pages().saturating_sub(others).max(1));
+        let in_use = self.present_pages().saturating_sub(others).max(1);
+        pcp.review(in_use);
     }
 
-    /// Puts the pages that wait to go home onto the free lists; how many, and one that was refused.
+    /// Puts the blocks that wait to go home onto the free lists; how many pages, and one that was refused.
     /// Linux: `free_pcppages_bulk`.
-    fn put_home(&self, pcp: &PcpUse<'_>, buddy: &mut Buddy) -> (usize, Option<(Pfn, FreeError)>) {
-        let (mut count, mut refused) = (0, None);
-        let pages = pcp.going_home().inspect(|&pfn| {
-            self.unmark(pfn);
-            count += 1;
-        });
+    fn put_home(&self, pcp: &PcpUse<'_>, buddy: &mut Buddy) -> (usize, Option<Refused>) {
+        let mut refused = None;
+        let (count, blocks) = pcp.going_home();
+        let is_page = |block: &(Pfn, Order)| block.1 == Order::ZERO;
+        let pages = blocks.clone().filter(is_page);
+        let pages = pages.map(|(pfn, _)| pfn).inspect(|&pfn| self.unmark(pfn));
         buddy.put_pages(pages, |pfn, why| refused = Some((pfn, why)));
+        for (pfn, order) in blocks.filter(|block| !is_page(block)) {
+            self.unmark(pfn);
+            if let Err(why) = buddy.put(pfn, order) {
+                refused = Some((pfn, why));
+            }
+        }
         (count, refused)
     }
 
-    #[inline]
-    fn put_one(&self, buddy: &mut Buddy, pfn: Pfn) -> Result<(), (Pfn, FreeError)> {
-        self.unmark(pfn);
-        buddy.put(pfn, Order::ZERO).map_err(|why| (pfn, why))
+    /// Puts some blocks of a stack onto the free lists; how many pages, and one that was refused.
+    fn put_unused(
+        &self,
+        pcp: &PcpUse<'_>,
+        buddy: &mut Buddy,
+        (size, kind, most): (Size, MigrateType, usize),
+    ) -> (usize, Option<Refused>) {
+        let (mut count, mut refused) = (0, None);
+        let blocks = pcp.unused(size, kind, most).inspect(|&pfn| {
+            self.unmark(pfn);
+            count += size.order().nr_pages();
+        });
+        let note = |pfn, why| refused = Some((pfn, why));
+        match size {
+            Size::PAGE => buddy.put_pages(blocks, note),
+            _ => buddy.put_blocks(size.order(), blocks, note),
+        }
+        (count, refused)
     }
 
     fn take_locked(&self, order: Order, effort: Effort, search: &Search) -> Option<Pfn> {
@@ -246,7 +331,7 @@ impl<L: RawMutex> Zone<L> {
         }
     }
 
-    fn put_locked(&self, pfn: Pfn, order: Order) -> Result<(), (Pfn, FreeError)> {
+    fn put_locked(&self, pfn: Pfn, order: Order) -> Result<(), Refused> {
         self.unmark(pfn);
         self.with_buddy(|buddy| {
             buddy.put(pfn, order).map_err(|why| (pfn, why))?;

@@ -1,0 +1,314 @@
+//! The slow steps of a pageset: filling, sharing the room out, sending home.
+
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
+
+use kmm_frame::{MigrateType, Order, Pfn};
+
+use super::{DrainRequest, HOME, IDLE, KEPT, ORDER_BITS, Pcp, STEP, Size, homeward, lane_of};
+
+/// A pageset under its mark.
+#[derive(Debug)]
+pub(crate) struct PcpUse<'a>(&'a Pcp);
+
+impl<'a> PcpUse<'a> {
+    pub(super) const fn new(pcp: &'a Pcp) -> Self {
+        Self(pcp)
+    }
+
+    /// A block of the stock.
+    #[inline]
+    pub(crate) fn pop(&self, size: Size, kind: MigrateType) -> Option<Pfn> {
+        let route = *KEPT.get(kind.index())?;
+        let next = self.0.next_cell(size, route);
+        (next > IDLE).then(|| self.0.pop(size, route, next))
+    }
+
+    /// Puts a block into the stock if it belongs there and there is room, or room can be made; whether it did.
+    pub(crate) fn push(&self, size: Size, pfn: Pfn) -> bool {
+        let place = self.place_with_room(size, pfn);
+        if let Some((offset, route)) = place {
+            let next = self.0.next_cell(size, route);
+            self.0.push(size, route, next, offset);
+        }
+        place.is_some()
+    }
+
+    /// Whether [`PcpUse::push`] would take a block.
+    pub(crate) fn has_room_for(&self, size: Size, pfn: Pfn) -> bool {
+        self.place_with_room(size, pfn).is_some()
+    }
+
+    fn place_with_room(&self, size: Size, pfn: Pfn) -> Option<(u32, usize)> {
+        let (offset, route) = self.0.place_of(size, pfn)?;
+        let has_room = || self.0.next_cell(size, route) + IDLE < self.0.limit(size, route);
+        let takes =
+            KEPT.contains(&route) && (has_room() || self.has_room_after_sharing(size, route));
+        takes.then_some((offset, route))
+    }
+
+    /// Whether a block lies where the stock takes it, if it has room.
+    pub(crate) fn belongs(&self, size: Size, pfn: Pfn) -> bool {
+        let most = self.0.most[usize::from(size.is_huge())].load(Relaxed);
+        most > 0
+            && self
+                .0
+                .place_of(size, pfn)
+                .is_some_and(|(_, route)| KEPT.contains(&route))
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.count()
+    }
+
+    /// Requests to empty it.
+    pub(crate) const fn drain_request(&self) -> &'a DrainRequest {
+        self.0.drain_request()
+    }
+
+    /// Takes note of what others have changed, and of how many frames are in use.
+    pub(crate) fn review(&self, in_use: usize) {
+        if self.0.is_resized.load(Relaxed) {
+            self.0.is_resized.store(false, Relaxed);
+            self.adopt_span();
+            // Whoever frees next finds the stock full, and shares the room out anew.
+            for limit in self.0.limits.iter().flatten() {
+                limit.store(0, Relaxed);
+            }
+        }
+        self.0.set_windows(in_use);
+    }
+
+    /// Whether the zone begins elsewhere than what is in stock is counted from: it has to go home first.
+    pub(crate) fn must_empty(&self) -> bool {
+        let (start, next) = (&self.0.start, &self.0.next_start);
+        self.0.is_resized.load(Acquire)
+            && start.load(Relaxed) != next.load(Relaxed)
+            && self.0.count() > 0
+    }
+
+    fn adopt_span(&self) {
+        let pcp = self.0;
+        pcp.start.store(pcp.next_start.load(Relaxed), Relaxed);
+        pcp.spanned.store(pcp.next_spanned.load(Relaxed), Relaxed);
+    }
+
+    /// Every stack.
+    pub(crate) fn stacks() -> impl Iterator<Item = (Size, MigrateType)> {
+        let kinds = MigrateType::ALL.into_iter().take(KEPT.len());
+        Size::ALL
+            .into_iter()
+            .flat_map(move |size| kinds.clone().map(move |kind| (size, kind)))
+    }
+
+    /// How many blocks to fill a stack of `size` with, which is empty: a batch, but not above the limit of all.
+    pub(crate) fn most_to_fill(&self, size: Size, batch: usize) -> usize {
+        if size.is_huge() {
+            let most = self.0.most[1].load(Relaxed);
+            return (most.saturating_sub(self.0.nr_blocks(size)) / 2).max(1);
+        }
+        let order = size.order().get();
+        let limit = self.0.most[0].load(Relaxed) + batch;
+        let left = limit.saturating_sub(self.nr_small_pages() + 1);
+        (batch.min(left) >> order).clamp(1, size.capacity())
+    }
+
+    /// Shares the room among the stacks anew, most of it to one; whether that one can take a block then.
+    ///
+    /// Limits of stacks add up to what the pageset may hold. So a stack that is full may get the room of others, which keep
+    /// what they have and as much as half of what is left.
+    pub(crate) fn has_room_after_sharing(&self, size: Size, route: usize) -> bool {
+        let stacks = || {
+            let sizes = Size::ALL.into_iter();
+            let sizes = sizes.filter(|other| other.is_huge() == size.is_huge());
+            sizes.flat_map(|size| KEPT.into_iter().map(move |route| (size, route)))
+        };
+        let others = || stacks().filter(|&other| other != (size, route));
+        let unit = |size: Size| {
+            if size.is_huge() {
+                0
+            } else {
+                size.order().get()
+            }
+        };
+        let most = self.0.most[usize::from(size.is_huge())].load(Relaxed);
+        let used = if size.is_huge() {
+            self.0.nr_blocks(size)
+        } else {
+            self.nr_small_pages()
+        };
+        let mut room = most.saturating_sub(used);
+        if room >> unit(size) == 0 {
+            return false;
+        }
+        let slack = |size: Size, route: usize| {
+            let next = self.0.next_cell(size, route) + IDLE;
+            let cells = self.0.limit(size, route).saturating_sub(next);
+            cells.div_ceil(STEP) as usize
+        };
+        let with_slack = others().filter(|&(size, route)| slack(size, route) > 0);
+        let share = room / 2 / with_slack.count().max(1);
+        for (size, route) in others() {
+            let left = slack(size, route).min(share >> unit(size));
+            self.set_limit(size, route, left);
+            room -= left << unit(size);
+        }
+        self.set_limit(size, route, room >> unit(size));
+        slack(size, route) > 0
+    }
+
+    /// The stack that has the most pages, of the small sizes or of the large one, and how many blocks it should lose.
+    pub(crate) fn fullest(&self, like: Size) -> Option<(Size, MigrateType, usize)> {
+        let mut fullest = None;
+        let mut most = 0;
+        for size in Size::ALL {
+            if size.is_huge() != like.is_huge() {
+                continue;
+            }
+            for (nr, &route) in KEPT.iter().enumerate() {
+                let pages = self.0.nr_of(size, route) << size.order().get();
+                if pages > most {
+                    most = pages;
+                    fullest = MigrateType::from_index(nr).map(|kind| (size, kind));
+                }
+            }
+        }
+        let (size, kind) = fullest?;
+        let batch = if size.is_huge() {
+            self.0.most[1].load(Relaxed) / 2
+        } else {
+            self.0.batch.load(Relaxed) >> size.order().get()
+        };
+        Some((size, kind, batch.max(1)))
+    }
+
+    /// Takes up to `most` blocks out to give them back to the free lists.
+    pub(crate) fn unused(
+        &self,
+        size: Size,
+        kind: MigrateType,
+        most: usize,
+    ) -> impl Iterator<Item = Pfn> {
+        (0..most).map_while(move |_| {
+            let pfn = self.pop(size, kind)?;
+            self.0.note_filled(size, u64::MAX);
+            Some(pfn)
+        })
+    }
+
+    /// To fill a stack, which is empty, with up to `most` blocks.
+    pub(crate) fn filler(&self, size: Size, kind: MigrateType, most: usize) -> Filler<'a> {
+        let most = most.min(size.capacity());
+        let route = KEPT[kind.index() % KEPT.len()];
+        Filler {
+            pcp: self.0,
+            size,
+            route,
+            first: size.first_cell() + lane_of(route),
+            most,
+            left: most,
+        }
+    }
+
+    /// Takes a block that goes home if it is not the last of a batch; whether it did.
+    pub(super) fn wait(&self, size: Size, pfn: Pfn) -> bool {
+        let more = size.order().nr_pages();
+        let waits = self.0.nr_home_pages.load(Relaxed) + more < self.0.batch.load(Relaxed);
+        if waits {
+            self.send_home(size, pfn);
+        }
+        waits
+    }
+
+    /// Takes a block of the zone that goes home; whether it is time for those that wait.
+    pub(crate) fn send_home(&self, size: Size, pfn: Pfn) -> bool {
+        let pcp = self.0;
+        let count = pcp.nr_home.load(Relaxed);
+        let nr_pages = pcp.nr_home_pages.load(Relaxed) + size.order().nr_pages();
+        let offset = (pfn.index() - pcp.start.load(Relaxed)) as u64;
+        let entry = offset << ORDER_BITS | u64::from(size.order().get());
+        pcp.home[count as usize % HOME].store(entry, Relaxed);
+        pcp.nr_home.store(count + 1, Relaxed);
+        pcp.nr_home_pages.store(nr_pages, Relaxed);
+        let homed = &pcp.nr_homed[size.index()];
+        homed.store(homed.load(Relaxed) + 1, Relaxed);
+        nr_pages >= pcp.batch.load(Relaxed)
+    }
+
+    /// How many pages wait to go home, and the blocks; none do afterwards.
+    pub(crate) fn going_home(&self) -> (usize, impl Iterator<Item = (Pfn, Order)> + Clone) {
+        let nr_pages = self.0.nr_home_pages.load(Relaxed);
+        let count = (self.0.nr_home.load(Relaxed) as usize).min(HOME);
+        self.0.nr_home.store(0, Relaxed);
+        self.0.nr_home_pages.store(0, Relaxed);
+        let start = self.0.start.load(Relaxed);
+        let entries = self.0.home[..count].iter();
+        let blocks = entries.map(move |entry| homeward(start, entry.load(Relaxed)));
+        (nr_pages, blocks)
+    }
+
+    /// Pages of the small sizes, and those that wait to go home.
+    fn nr_small_pages(&self) -> usize {
+        let huge = self.0.nr_blocks(Size::HUGE) << Size::HUGE.order().get();
+        self.0.count() - huge
+    }
+
+    /// The stack may grow by so many blocks.
+    #[expect(clippy::cast_possible_truncation, reason = "at most the capacity")]
+    fn set_limit(&self, size: Size, route: usize, more: usize) {
+        let next = self.0.next_cell(size, route);
+        let capacity = size.capacity().saturating_sub((next / STEP) as usize);
+        let limit = next + STEP * more.min(capacity) as u32 + IDLE;
+        self.0.limits[size.index()][route].store(limit, Relaxed);
+    }
+}
+
+/// Fills a stack from the top, so that the first block to come is the first to go.
+#[derive(Debug)]
+pub(crate) struct Filler<'a> {
+    pcp: &'a Pcp,
+    size: Size,
+    route: usize,
+    first: usize,
+    most: usize,
+    left: usize,
+}
+
+impl Filler<'_> {
+    #[inline]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the frame is in the zone (INV-8)"
+    )]
+    pub(crate) fn push(&mut self, pfn: Pfn) {
+        debug_assert!(self.left > 0, "more blocks than were asked for");
+        self.left = self.left.wrapping_sub(1);
+        let offset = pfn.index().wrapping_sub(self.pcp.start.load(Relaxed));
+        if let Some(cell) = self.pcp.cells.get(self.cell(self.left)) {
+            cell.store(offset as u32, Relaxed);
+        }
+    }
+
+    /// For how many there is room.
+    pub(crate) const fn left(&self) -> usize {
+        self.left
+    }
+
+    /// Puts the blocks in force.
+    pub(crate) fn finish(self) {
+        let count = self.most - self.left;
+        if self.left > 0 {
+            for nr in 0..count {
+                let block = self.pcp.cells[self.cell(self.left + nr)].load(Relaxed);
+                self.pcp.cells[self.cell(nr)].store(block, Relaxed);
+            }
+        }
+        let state = &self.pcp.states[self.size.index()][self.route];
+        let cells = STEP as usize * count;
+        state.store(state.load(Relaxed) + cells as u64, Relaxed);
+        self.pcp.note_filled(self.size, count as u64);
+    }
+
+    const fn cell(&self, nr: usize) -> usize {
+        self.first + nr.wrapping_mul(STEP as usize)
+    }
+}
