@@ -171,3 +171,69 @@ fn free_blocks_count_under_the_pageblock_they_start_in() {
         }
     }
 }
+
+#[test]
+fn twins_merge_across_types_only_where_both_may() {
+    let may = |kind: MigrateType| kind.index() < MigrateType::HighAtomic.index();
+    for (kind, other) in MigrateType::ALL
+        .into_iter()
+        .flat_map(|a| MigrateType::ALL.map(|b| (a, b)))
+    {
+        for (freed, twin) in [(0, 512), (512, 0)] {
+            let (_, mut buddy) = zone_of(frames(0, 1024));
+            buddy.set_type(Pfn::new(freed), kind);
+            buddy.set_type(Pfn::new(twin), other);
+            buddy.put(Pfn::new(twin), Order::PAGEBLOCK).unwrap();
+            let merges = kind == other || may(kind) && may(other);
+            buddy.put(Pfn::new(freed), Order::PAGEBLOCK).unwrap();
+            let blocks = buddy.free_blocks().count();
+            assert_eq!(blocks, if merges { 1 } else { 2 }, "{kind:?} {other:?}");
+            // the one that came last decides.
+            let expected = if merges { kind } else { other };
+            assert_eq!(buddy.type_of(Pfn::new(twin)), Some(expected));
+            assert_eq!(buddy.type_of(Pfn::new(freed)), Some(kind));
+            buddy.validate().unwrap();
+        }
+    }
+}
+
+#[test]
+fn pageblocks_that_are_alone_go_before_halves() {
+    let (_, mut buddy) = zone_of(frames(0, 4096));
+    buddy.add_free_range(frames(0, 4096)).unwrap();
+    let movable = MigrateType::Movable;
+    assert_eq!(buddy.take(Order::PAGEBLOCK, movable), Ok(Pfn::ZERO));
+    let mut blocks = Vec::new();
+    let count = buddy.take_blocks(Order::PAGEBLOCK, 4, movable, |pfn| blocks.push(pfn.index()));
+    assert_eq!((count, blocks), (4, vec![512, 1024, 1536, 2048]));
+    assert_eq!(buddy.nr_free(Order::PAGEBLOCK), 1);
+    buddy.validate().unwrap();
+}
+
+/// of 51 200 frames a hundredth is a pageblock, so that there may be two in the reserve.
+#[test]
+fn the_reserve_has_a_limit() {
+    let (_, mut buddy) = zone_of(frames(0, 4096));
+    let order = Order::new(3).unwrap();
+    let mut reserve =
+        |nr: usize, managed| buddy.reserve_highatomic(Pfn::new(nr * 512), order, managed);
+    assert!(!reserve(0, 51_199), "a small zone has none");
+    assert!(reserve(0, 51_200));
+    assert!(!reserve(0, 51_200), "it is there already");
+    assert!(reserve(3, 51_200));
+    assert!(!reserve(5, 51_200));
+    assert!(reserve(5, 51_300), "the limit is not met yet");
+    assert!(!reserve(8, 100_000), "foreign frames");
+    assert_eq!(buddy.nr_reserved_highatomic(), 3 * 512);
+    // Nothing of it is free, so nothing goes back.
+    assert!(!buddy.unreserve_highatomic(MigrateType::Movable));
+    buddy.put(Pfn::new(3 * 512), Order::ZERO).unwrap();
+    assert_eq!(buddy.nr_free_highatomic(), 1);
+    assert!(!buddy.has_free(Order::ZERO, MigrateType::Unmovable));
+    assert!(buddy.unreserve_highatomic(MigrateType::Movable));
+    assert_eq!(buddy.nr_reserved_highatomic(), 2 * 512);
+    assert_eq!(
+        buddy.take(Order::ZERO, MigrateType::Movable),
+        Ok(Pfn::new(3 * 512))
+    );
+}

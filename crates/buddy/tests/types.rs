@@ -125,7 +125,7 @@ impl Driver {
         let Some(&(pfn, n)) = self.oracle.held.first() else {
             return;
         };
-        let managed = [40_000, 52_000, 120_000][self.random.below(3)];
+        let managed = [51_199, 51_200, 120_000][self.random.below(3)];
         let order = common::order(n);
         let done = self.buddy.reserve_highatomic(Pfn::new(pfn), order, managed);
         let mut expected = false;

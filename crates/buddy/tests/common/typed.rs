@@ -25,7 +25,6 @@ pub struct Typed {
     pub nr_fallbacks: u64,
     pub nr_changes: u64,
 }
-
 const fn mergeable(kind: MigrateType) -> bool {
     matches!(kind, Unmovable | Movable | Reclaimable)
 }
