@@ -66,12 +66,8 @@ fn open(letter: &AtomicPtr<Job<'static>>, afterwards: impl FnOnce()) {
         return;
     }
     // SAFETY: the sender keeps the job until this CPU's bit is gone from `waiting`.
-    let Job {
-        function,
-        sender,
-        waiting,
-    } = unsafe { &*job };
-    let sender = *sender;
+    let job = unsafe { &*job };
+    let (function, sender, waiting) = (job.function, job.sender, &job.waiting);
     function(me);
     afterwards();
     letter.store(ptr::null_mut(), Ordering::Relaxed);
