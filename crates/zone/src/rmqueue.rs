@@ -267,8 +267,27 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     }
 
     /// Takes back a block that has as many references as `held`, or reports it and drops it. Linux: `free_unref_page`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn put_back(&self, pfn: Pfn, order: Order, held: i32) {
+        if order == Order::ZERO && !cfg!(debug_assertions) {
+            if let Some(page) = self.map_ref().get(pfn) {
+                // What nearly all pages are. A page that is free already has count 0, or is put by its last user.
+                if page.ref_count() == held
+                    && page.map_count() == 0
+                    && !page.flags().intersects(PageFlags::CHECK_AT_FREE)
+                {
+                    page.set_ref_count(0);
+                    page.set_private(FREED);
+                    return self.give(pfn, order);
+                }
+            }
+        }
+        self.put_back_slow(pfn, order, held);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn put_back_slow(&self, pfn: Pfn, order: Order, held: i32) {
         let checked = self.check_free(pfn, order, held);
         let page = match checked.and_then(|page| self.check_lists(pfn, order).map(|()| page)) {
             Ok(page) => page,
@@ -337,7 +356,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     ) -> Result<&'static Page, BadPage> {
         let bad = |pfn, reason| BadPage { pfn, order, reason };
         let foreign = bad(pfn, BadReason::Foreign);
-        let page = self.map().get(pfn).ok_or(foreign)?;
+        let page = self.map_ref().get(pfn).ok_or(foreign)?;
         if order != Order::ZERO && !pfn.is_aligned(order) {
             return Err(bad(pfn, BadReason::NotAligned));
         }

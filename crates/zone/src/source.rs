@@ -212,7 +212,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// by [`PageSource::free`] or [`Zones::put_page`]. Linux: `set_page_refcounted`.
     #[inline]
     pub fn set_page_refcounted(&self, block: &PageBlock) {
-        let page = self.map().page(block.pfn());
+        let page = self.map_ref().page(block.pfn());
         page.reset_flags(PageFlags::empty());
         page.set_private(0);
         page.set_mapping(0);
@@ -226,8 +226,9 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// # Safety
     /// 1. The caller holds a reference to the page and gives it up: it does not use the frame any more.
     /// 2. Whoever owns the frame counts every use of it by a reference, so that the last one is the end of all.
+    #[inline]
     pub unsafe fn put_page(&self, pfn: Pfn) {
-        if self.map().page(pfn).put_and_test() {
+        if self.map_ref().page(pfn).put_and_test() {
             self.put_back(pfn, Order::ZERO, 0);
         }
     }

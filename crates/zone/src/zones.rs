@@ -345,6 +345,11 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         self.map
     }
 
+    /// The descriptors, in place: a copy would be made anew wherever one is looked up.
+    pub(crate) const fn map_ref(&self) -> &MemMap {
+        &self.map
+    }
+
     /// The CPUs.
     #[must_use]
     pub const fn cpus(&self) -> &C {

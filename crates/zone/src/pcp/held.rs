@@ -277,7 +277,7 @@ impl Filler<'_> {
     #[inline]
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "the frame is in the zone (INV-8)"
+        reason = "the frame is in the zone (INV-10)"
     )]
     pub(crate) fn push(&mut self, pfn: Pfn) {
         debug_assert!(self.left > 0, "more blocks than were asked for");

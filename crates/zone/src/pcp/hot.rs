@@ -5,7 +5,7 @@
 //! free, uses it, and leaves the mark as it was.
 #![expect(
     unsafe_code,
-    reason = "indices within bounds by INV-8, without a comparison"
+    reason = "indices within bounds by INV-10, without a comparison"
 )]
 
 use core::sync::atomic::{
@@ -60,7 +60,7 @@ impl Pcp {
 
     /// The offset and the route of a block that lies in the window.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "`spanned` fits (INV-8)")]
+    #[expect(clippy::cast_possible_truncation, reason = "`spanned` fits (INV-10)")]
     pub(crate) fn place_of(&self, size: Size, pfn: Pfn) -> Option<(u32, usize)> {
         let offset = pfn.index().wrapping_sub(own_size(&self.start));
         if offset >= own_size(&self.spanned) {
@@ -68,7 +68,7 @@ impl Pcp {
         }
         let block = pfn.index() >> Order::PAGEBLOCK.get();
         let entry = self.pageblocks().wrapping_add(block);
-        // SAFETY: INV-8: every frame that is spanned has an entry, which lives for ever.
+        // SAFETY: INV-10: every frame that is spanned has an entry, which lives for ever.
         let route = route_of(unsafe { &*entry });
         let offset = offset as u32;
         let window = own(&self.windows[size.index()][route]);
@@ -101,7 +101,7 @@ impl Pcp {
     pub(crate) fn pop(&self, size: Size, route: usize, next: u32) -> Pfn {
         let cell = size.first_cell() + (next - STEP) as usize;
         debug_assert!(cell < Size::CELLS, "cell {cell}");
-        // SAFETY: INV-8: cells in front of the next one exist.
+        // SAFETY: INV-10: cells in front of the next one exist.
         let offset = unsafe { self.cells.get_unchecked(cell) }.load(Relaxed);
         let state = &self.states[size.index()][route % NR_ROUTES];
         // Loaded once more, so that it is one instruction.
@@ -114,7 +114,7 @@ impl Pcp {
     pub(crate) fn push(&self, size: Size, route: usize, next: u32, offset: u32) {
         let cell = size.first_cell() + next as usize;
         debug_assert!(cell < Size::CELLS, "cell {cell}");
-        // SAFETY: INV-8: a stack below its limit has a next cell.
+        // SAFETY: INV-10: a stack below its limit has a next cell.
         unsafe { self.cells.get_unchecked(cell) }.store(offset, Relaxed);
         let state = &self.states[size.index()][route % NR_ROUTES];
         state.store(state.load(Relaxed).wrapping_add(ONE_PUT), Relaxed);
