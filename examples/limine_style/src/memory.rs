@@ -43,7 +43,8 @@ where
 
     // kmm-zone: every frame that memblock never gave away changes hands, once.
     let layout = NodeLayouts::single(ZoneLayout::new::<X86_64>(spanned));
-    let room = ZoneStorage::<spin::Mutex<()>>::layout(&layout, 1).expect("a memory map of sound size");
+    let room =
+        ZoneStorage::<spin::Mutex<()>>::layout(&layout, 1).expect("a memory map of sound size");
     let storage = memblock.alloc(room.size() as u64, PAGE_SIZE as u64, everywhere);
     let storage = phys.direct(storage.expect("room for the zones").pfn());
     // SAFETY: as above; a page is aligned enough.

@@ -59,7 +59,7 @@ impl PerCpu {
             irqs_were_on: false,
             cpu,
             nr_interrupts: 0,
-            local_words: NO_WORDS,
+            local_words: no_words(),
             descriptors: Descriptors::new(),
         }
     }
@@ -78,11 +78,12 @@ impl PerCpu {
     }
 }
 
-const NO_WORDS: [AtomicPtr<()>; LOCAL_WORDS] =
-    [const { AtomicPtr::new(ptr::null_mut()) }; LOCAL_WORDS];
+const fn no_words() -> [AtomicPtr<()>; LOCAL_WORDS] {
+    [const { AtomicPtr::new(ptr::null_mut()) }; LOCAL_WORDS]
+}
 
 /// The words of every CPU, those that have not started too.
-static LOCAL_WORDS_OF: [[AtomicPtr<()>; LOCAL_WORDS]; MAX_CPUS] = [const { NO_WORDS }; MAX_CPUS];
+static LOCAL_WORDS_OF: [[AtomicPtr<()>; LOCAL_WORDS]; MAX_CPUS] = [const { no_words() }; MAX_CPUS];
 
 /// Where the data of the CPUs that have started lies.
 static STARTED: [AtomicPtr<PerCpu>; MAX_CPUS] =
