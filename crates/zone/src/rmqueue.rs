@@ -309,7 +309,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     }
 
     #[inline(always)]
-    fn keep(&self, pin: CpuPin<'_>, size: Size, pfn: Pfn) -> bool {
+    pub(crate) fn keep(&self, pin: CpuPin<'_>, size: Size, pfn: Pfn) -> bool {
         let pcp = self.first_pcp(pin, ZoneType::Movable);
         if cfg!(debug_assertions) && pcp.holds(pfn) {
             self.map().page(pfn).set_private(FREED);
