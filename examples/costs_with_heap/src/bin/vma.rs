@@ -3,7 +3,7 @@
 
 #[path = "../heap.rs"]
 mod heap;
-#[path = "../host.rs"]
+#[path = "../../../costs/src/host.rs"]
 mod host;
 
 use core::hint::black_box;
