@@ -48,6 +48,23 @@ pub struct RawIrqSpinLock {
 /// A value behind a [`RawIrqSpinLock`].
 pub type IrqSpinLock<T> = lock_api::Mutex<RawIrqSpinLock, T>;
 
+impl RawIrqSpinLock {
+    /// Takes the lock when others give it up; interrupts are off.
+    #[cold]
+    #[inline(never)]
+    fn wait(&self) {
+        let mut patience = Patience::default();
+        loop {
+            while self.locked.load(Ordering::Relaxed) {
+                assert!(patience.spin(), "deadlock: a spin lock is never released");
+            }
+            if !self.locked.swap(true, Ordering::Acquire) {
+                return;
+            }
+        }
+    }
+}
+
 // SAFETY: `lock` and `try_lock` return only after they themselves turned `locked` from false to true (acquire), and `unlock` stores
 // false (release): no two holders at a time.
 unsafe impl lock_api::RawMutex for RawIrqSpinLock {
@@ -56,13 +73,11 @@ unsafe impl lock_api::RawMutex for RawIrqSpinLock {
     };
     type GuardMarker = lock_api::GuardNoSend;
 
+    #[inline]
     fn lock(&self) {
         interrupts::push_off();
-        let mut patience = Patience::default();
-        while self.locked.swap(true, Ordering::Acquire) {
-            while self.locked.load(Ordering::Relaxed) {
-                assert!(patience.spin(), "deadlock: a spin lock is never released");
-            }
+        if self.locked.swap(true, Ordering::Acquire) {
+            self.wait();
         }
     }
 
@@ -75,6 +90,7 @@ unsafe impl lock_api::RawMutex for RawIrqSpinLock {
         true
     }
 
+    #[inline]
     unsafe fn unlock(&self) {
         self.locked.store(false, Ordering::Release);
         interrupts::pop_off();

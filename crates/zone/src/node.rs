@@ -1,6 +1,7 @@
 //! One node: its zones, and what all of them share. Linux: `pg_data_t`, include/linux/mmzone.h.
 
 use core::fmt;
+use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use kmm_frame::{MemMap, NodeId, Pfn, PfnRange, Topology, ZoneType};
 use lock_api::{Mutex, RawMutex};
@@ -20,8 +21,17 @@ pub struct Node<L> {
     zones: [Zone<L>; ZoneType::COUNT],
     lru: Mutex<L, LruLists>,
     fallback: Fallback,
+    /// By the highest zone that may serve a request, the zone that it tries first, with [`UNMIXED`]; [`NO_ZONE`] if no
+    /// zone has a frame.
+    first: [AtomicU8; ZoneType::COUNT],
     counters: NodeCounters,
 }
+
+const NO_ZONE: u8 = 0x7f;
+/// There is a zone below to go to before pageblocks are mixed.
+const UNMIXED: u8 = 0x80;
+
+const _: () = assert!(ZoneType::COUNT <= NO_ZONE as usize);
 
 impl<L: RawMutex> Node<L> {
     pub(crate) fn new(
@@ -41,6 +51,7 @@ impl<L: RawMutex> Node<L> {
             zones,
             lru: Mutex::new(LruLists::new(map)),
             fallback: Fallback::new(),
+            first: [const { AtomicU8::new(NO_ZONE) }; ZoneType::COUNT],
             counters: NodeCounters::new(shares),
         }
     }
@@ -51,6 +62,28 @@ impl<L: RawMutex> Node<L> {
     pub(crate) fn set_span(&self, kind: ZoneType, range: PfnRange) {
         self.spans[kind.index()].set(range);
         self.zones[kind.index()].set_span(range);
+    }
+
+    /// Notes which zones have frames.
+    pub(crate) fn set_first_zones(&self) {
+        let has_dma32 = self.zone(ZoneType::Dma32).is_populated();
+        let mut first = NO_ZONE;
+        for (slot, (nr, zone)) in self.first.iter().zip((0..).zip(&self.zones)) {
+            if zone.is_populated() {
+                let is_normal = zone.kind() == ZoneType::Normal;
+                first = nr | if is_normal && has_dma32 { UNMIXED } else { 0 };
+            }
+            slot.store(first, Relaxed);
+        }
+    }
+
+    /// The node's zone that a request tries first which `highest` could serve; and whether it is `Normal` with `Dma32`
+    /// below, to go to before pageblocks are mixed. Linux: `first_zones_zonelist`, `alloc_flags_nofragment`.
+    #[inline]
+    pub(crate) fn first_zone(&self, highest: ZoneType) -> Option<(&Zone<L>, bool)> {
+        let first = self.first[highest.index()].load(Relaxed);
+        let zone = self.zones.get(usize::from(first & !UNMIXED))?;
+        Some((zone, first & UNMIXED != 0))
     }
 
     /// Frames of the node that pages can be had from.

@@ -129,7 +129,9 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         self.rmqueue_zones(pin, order, gfp, node, allowed)
     }
 
-    /// Every zone of the list of `node`, by its low mark. Linux: `get_page_from_freelist`.
+    /// Every zone of the list of `node`, by its low mark: nearly always the first has it.
+    /// Linux: `get_page_from_freelist`.
+    #[inline]
     fn rmqueue_zones(
         &self,
         pin: CpuPin<'_>,
@@ -139,25 +141,50 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         allowed: AllowedNodes,
     ) -> Result<(Pfn, Pressure), AllocError> {
         let search = self.search(pin, gfp, node, allowed.first(gfp));
-        let effort = Effort::fast(gfp);
+        if search.nodes.contains(node) {
+            if let Some((zone, is_unmixed)) = self.node(node).first_zone(search.highest) {
+                let effort = Effort::fast(gfp);
+                let effort = if is_unmixed {
+                    effort.without_fragmenting()
+                } else {
+                    effort
+                };
+                if let Some(pfn) = zone.take(pin, order, effort, &search) {
+                    return Ok((pfn, Pressure::None));
+                }
+            }
+        }
+        self.rmqueue_further(pin, order, &search, allowed)
+    }
+
+    /// As [`Zones::rmqueue_zones`], one zone after the other.
+    #[inline(never)]
+    fn rmqueue_further(
+        &self,
+        pin: CpuPin<'_>,
+        order: Order,
+        search: &Search,
+        allowed: AllowedNodes,
+    ) -> Result<(Pfn, Pressure), AllocError> {
+        let (effort, node) = (Effort::fast(search.gfp), search.node);
         let mut found = None;
-        if self.should_not_fragment(&search) {
+        if self.should_not_fragment(search) {
             // Better the zone below than a mixed pageblock, but better that than another node.
             let local = Search {
                 nodes: search.nodes.intersect(NodeMask::of(node)),
-                ..search
+                ..*search
             };
             found = self.take_first(pin, order, effort.without_fragmenting(), &local);
         }
         if found.is_none() {
-            found = self.take_first(pin, order, effort, &search);
+            found = self.take_first(pin, order, effort, search);
         }
         match found {
             Some((zone, pfn)) => {
-                self.count_numa(pin, &search, zone, 1);
+                self.count_numa(pin, search, zone, 1);
                 Ok((pfn, Pressure::None))
             }
-            None => self.rmqueue_slow(pin, order, &search, allowed),
+            None => self.rmqueue_slow(pin, order, search, allowed),
         }
     }
 
@@ -176,11 +203,8 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// Whether the first zone is `Normal` with `Dma32` below, to go to before pageblocks are mixed.
     /// Linux: `alloc_flags_nofragment`.
     fn should_not_fragment(&self, search: &Search) -> bool {
-        let mut zones = self.zonelist(search.node, search.nodes, search.highest);
-        zones.next().is_some_and(|first| {
-            let below = self.node(first.node()).zone(ZoneType::Dma32);
-            first.kind() == ZoneType::Normal && first.node() == search.node && below.is_populated()
-        })
+        let first = self.node(search.node).first_zone(search.highest);
+        search.nodes.contains(search.node) && first.is_some_and(|(_, is_unmixed)| is_unmixed)
     }
 
     /// What a request looks for.
@@ -339,7 +363,11 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         let Some(zone) = self.zone_of(pfn) else {
             return self.report_refused((pfn, FreeError::OutsideZone), order);
         };
-        if let Err(refused) = self.cpus().with_pin(|pin| zone.put(pin, pfn, order)) {
+        let result = match Size::of(order) {
+            Some(size) => self.cpus().with_pin(|pin| zone.put_stocked(pin, pfn, size)),
+            None => zone.put_locked(pfn, order),
+        };
+        if let Err(refused) = result {
             self.report_refused(refused, order);
         }
     }

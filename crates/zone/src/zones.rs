@@ -386,6 +386,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         for node in self.nodes {
             let (order, count) = facts.fallback_of(node.id(), &mut load);
             node.fallback().set(&order[..count]);
+            node.set_first_zones();
         }
         for (cpu, first) in self.first_pcps.iter().enumerate() {
             for highest in ZoneType::ALL {

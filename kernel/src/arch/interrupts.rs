@@ -31,6 +31,7 @@ pub fn enable_and_wait() {
 }
 
 /// One more lock is about to be taken: interrupts off, and remember how they were if it is the first. Linux: `local_irq_save`.
+#[inline]
 pub fn push_off() {
     let were_on = x86::are_enabled();
     x86::disable();
@@ -46,6 +47,7 @@ pub fn push_off() {
 }
 
 /// A lock was released: the last one restores what the first found. Linux: `local_irq_restore`.
+#[inline]
 pub fn pop_off() {
     let this = this_cpu();
     // SAFETY: interrupts have been off since `push_off`; only this CPU touches its data.

@@ -20,6 +20,7 @@ pub(crate) type Refused = (Pfn, FreeError);
 impl<L: RawMutex> Zone<L> {
     /// Takes a block for a request as far as [`Zone::may_take`] lets it: one of a size that is kept from this CPU's stock,
     /// which is filled if need be. Linux: `rmqueue`.
+    #[inline]
     pub(crate) fn take(
         &self,
         pin: CpuPin<'_>,
@@ -30,12 +31,27 @@ impl<L: RawMutex> Zone<L> {
         if !self.may_take(order, effort, search.highest) {
             return None;
         }
-        if let Some((pcp, size)) = self.stock_of(pin, order) {
+        match Size::of(order) {
+            Some(size) => self.take_stocked(pin, size, effort, search),
+            None => self.take_locked(order, effort, search),
+        }
+    }
+
+    /// From this CPU's stock, or past it where that is in use further out.
+    #[inline(never)]
+    fn take_stocked(
+        &self,
+        pin: CpuPin<'_>,
+        size: Size,
+        effort: Effort,
+        search: &Search,
+    ) -> Option<Pfn> {
+        if let Some((pcp, size)) = self.stock_of(pin, size.order()) {
             if let Ok(block) = pcp.with(|pcp| self.take_from_pcp(&pcp, size, effort, search)) {
                 return block;
             }
         }
-        self.take_locked(order, effort, search)
+        self.take_locked(size.order(), effort, search)
     }
 
     /// As [`Zone::take`], but past the stock and as deep as `effort` says: what is kept back for some requests must not
@@ -47,12 +63,13 @@ impl<L: RawMutex> Zone<L> {
         self.take_locked(order, effort, search)
     }
 
-    /// Puts back a block whose owner gave it up, one of a size that is kept into this CPU's pageset.
-    /// Linux: `free_unref_page`.
+    /// Puts back a block whose owner gave it up into this CPU's pageset, or past it. Linux: `free_unref_page`.
     ///
     /// # Errors
     /// A frame that the buddy allocator refused, and why. It may be another frame than `pfn`, and is dropped.
-    pub(crate) fn put(&self, pin: CpuPin<'_>, pfn: Pfn, order: Order) -> Result<(), Refused> {
+    #[inline(never)]
+    pub(crate) fn put_stocked(&self, pin: CpuPin<'_>, pfn: Pfn, size: Size) -> Result<(), Refused> {
+        let order = size.order();
         if let Some((pcp, size)) = self.stock_of(pin, order) {
             if pcp.holds(pfn) {
                 self.mark(pfn);
@@ -67,7 +84,7 @@ impl<L: RawMutex> Zone<L> {
     /// Gives all that this CPU's pageset has back; how many pages. Linux: `drain_pages_zone`.
     ///
     /// # Errors
-    /// As for [`Zone::put`]; every block left the pageset all the same.
+    /// As for [`Zone::put_stocked`]; every block left the pageset all the same.
     pub(crate) fn drain(&self, pin: CpuPin<'_>) -> Result<usize, Refused> {
         match self.pcp(pin) {
             Some(pcp) => self.drain_one(pcp),
@@ -331,7 +348,12 @@ impl<L: RawMutex> Zone<L> {
         }
     }
 
-    fn put_locked(&self, pfn: Pfn, order: Order) -> Result<(), Refused> {
+    /// Puts a block back onto the free lists.
+    ///
+    /// # Errors
+    /// As for [`Zone::put_stocked`].
+    #[inline]
+    pub(crate) fn put_locked(&self, pfn: Pfn, order: Order) -> Result<(), Refused> {
         self.unmark(pfn);
         self.with_buddy(|buddy| {
             buddy.put(pfn, order).map_err(|why| (pfn, why))?;
