@@ -127,14 +127,14 @@ impl FreeAreas {
 
     /// The lowest pageblock of a type whose largest free block is of `order`.
     #[inline]
-    pub(crate) fn first(&self, kind: MigrateType, order: Order) -> Option<usize> {
+    pub(crate) fn first(&mut self, kind: MigrateType, order: Order) -> Option<usize> {
         self.summary.first(kind, order.index())
     }
 
     /// The pageblock of a type that a block of `order` is to come from: of those with the smallest largest block that
     /// fits, the lowest.
     #[inline]
-    pub(crate) fn fitting(&self, kind: MigrateType, order: Order) -> Option<usize> {
+    pub(crate) fn fitting(&mut self, kind: MigrateType, order: Order) -> Option<usize> {
         let fitting = self.summary.nonempty(kind) >> order.get() << order.get();
         if fitting == 0 {
             return None;
@@ -144,7 +144,7 @@ impl FreeAreas {
 
     /// The lowest pageblock of a type with a free block smaller than itself.
     #[inline]
-    pub(crate) fn first_fragmented(&self, kind: MigrateType) -> Option<usize> {
+    pub(crate) fn first_fragmented(&mut self, kind: MigrateType) -> Option<usize> {
         self.summary.first_fragmented(kind)
     }
 

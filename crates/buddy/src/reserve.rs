@@ -39,7 +39,9 @@ impl Buddy {
     ///
     /// Linux: `unreserve_highatomic_pageblock`.
     pub fn unreserve_highatomic(&mut self, kind: MigrateType) -> bool {
-        let found = self.areas().fitting(MigrateType::HighAtomic, Order::ZERO);
+        let found = self
+            .areas_mut()
+            .fitting(MigrateType::HighAtomic, Order::ZERO);
         found.map(|slot| self.set_kind(slot, kind)).is_some()
     }
 

@@ -3,6 +3,9 @@
 //!
 //! Each pageblock has one bit at most, so that few bits change when blocks split and merge.
 //!
+//! Of each tree one word is not told to the levels above, so that a tree of one word, or whose first pageblocks come and go,
+//! costs the same whatever its height: the others all lie above that word in number ([`Heads`]).
+//!
 //! The words of all orders that speak of the same pageblocks lie side by side, in one row of 128 bytes; the rows of a type
 //! lie together.
 
@@ -25,8 +28,27 @@ pub(crate) struct Summary {
     nr_levels: usize,
     /// Where each level starts in the rows of a type.
     starts: [usize; MAX_LEVELS],
-    /// By type. Bit `n` is set while the tree of order `n` has a bit.
-    nonempty: [u32; MigrateType::COUNT],
+    /// By type.
+    heads: [Heads; MigrateType::COUNT],
+}
+
+/// What is known of the trees of a type without looking at them.
+#[derive(Clone, Copy, Debug)]
+struct Heads {
+    /// Bit `n` is set while the tree of order `n` has a bit.
+    nonempty: u32,
+    /// The same, of the levels above the lowest.
+    above: u32,
+    /// By order, the row whose word is not told to the levels above: no row below it has a bit.
+    first: [u32; NR_ORDERS],
+}
+
+impl Heads {
+    const EMPTY: Self = Self {
+        nonempty: 0,
+        above: 0,
+        first: [0; NR_ORDERS],
+    };
 }
 
 impl Summary {
@@ -58,23 +80,24 @@ impl Summary {
             stride,
             nr_levels,
             starts,
-            nonempty: [0; MigrateType::COUNT],
+            heads: [Heads::EMPTY; MigrateType::COUNT],
         }
     }
 
     /// The orders of the largest free blocks of all pageblocks of a type, as bits.
     #[inline]
     pub(crate) const fn nonempty(&self, kind: MigrateType) -> u32 {
-        self.nonempty[kind.index()]
+        self.heads[kind.index()].nonempty
     }
 
     /// Says that the largest free block of a pageblock of a type was of one order, and is of another; [`NONE`] if it has
     /// no free block.
     #[inline]
     pub(crate) fn replace(&mut self, kind: MigrateType, block: usize, before: usize, after: usize) {
-        let row = &mut self.rows[self.stride * kind.index() + block / WORD_BITS];
+        let at = block / WORD_BITS;
+        let row = &mut self.rows[self.stride * kind.index() + at];
         let bit = 1 << (block % WORD_BITS);
-        let mut is_first = false;
+        let (mut is_first, mut is_last) = (false, false);
         if after != NONE {
             let word = row.word_mut(after);
             is_first = *word == 0;
@@ -83,17 +106,54 @@ impl Summary {
         if before != NONE {
             let word = row.word_mut(before);
             *word &= !bit;
-            if *word == 0 {
-                self.clear_above(kind, block / WORD_BITS, before);
-            }
+            is_last = *word == 0;
+        }
+        if is_last {
+            self.lose_row(kind, at, before);
         }
         if is_first {
-            self.set_above(kind, block / WORD_BITS, after);
+            self.gain_row(kind, at, after);
         }
     }
 
-    /// Not inlined, as is its like: the compiler would prepare all levels ahead of need.
+    /// A row has a bit of an order now.
+    #[inline]
+    fn gain_row(&mut self, kind: MigrateType, at: usize, order: usize) {
+        let heads = &mut self.heads[kind.index()];
+        let was_empty = heads.nonempty >> order & 1 == 0;
+        heads.nonempty |= 1 << order;
+        if was_empty {
+            heads.first[order] = row_number(at);
+        } else if heads.first[order] != row_number(at) {
+            self.gain_row_above(kind, at, order);
+        }
+    }
+
+    /// Tells the levels above, of this row or of the one that was first.
     #[inline(never)]
+    fn gain_row_above(&mut self, kind: MigrateType, at: usize, order: usize) {
+        let first = self.heads[kind.index()].first[order] as usize;
+        if at > first {
+            return self.set_above(kind, at, order);
+        }
+        self.heads[kind.index()].first[order] = row_number(at);
+        if self.row(kind, first).word(order) != 0 {
+            self.set_above(kind, first, order);
+        }
+    }
+
+    /// A row has no bit of an order any more.
+    #[inline]
+    fn lose_row(&mut self, kind: MigrateType, at: usize, order: usize) {
+        let heads = &mut self.heads[kind.index()];
+        if heads.first[order] == row_number(at) {
+            // The next one is looked for when it is wanted: this one may come back before.
+            heads.nonempty &= !(1 << order) | heads.above;
+        } else {
+            self.clear_above(kind, at, order);
+        }
+    }
+
     fn set_above(&mut self, kind: MigrateType, mut at: usize, order: usize) {
         let first = self.stride * kind.index();
         for start in &self.starts[1..self.nr_levels.max(1)] {
@@ -105,9 +165,10 @@ impl Summary {
             }
             at /= WORD_BITS;
         }
-        self.nonempty[kind.index()] |= 1 << order;
+        self.heads[kind.index()].above |= 1 << order;
     }
 
+    /// Not inlined: the compiler would prepare all levels ahead of need.
     #[inline(never)]
     fn clear_above(&mut self, kind: MigrateType, mut at: usize, order: usize) {
         let first = self.stride * kind.index();
@@ -119,22 +180,72 @@ impl Summary {
             }
             at /= WORD_BITS;
         }
-        self.nonempty[kind.index()] &= !(1 << order);
+        let heads = &mut self.heads[kind.index()];
+        heads.above &= !(1 << order);
+        let row = heads.first[order] as usize;
+        if self.row(kind, row).word(order) == 0 {
+            self.heads[kind.index()].nonempty &= !(1 << order);
+        }
     }
 
     /// The first pageblock of a type whose largest free block is of `order`.
     #[inline]
-    pub(crate) fn first(&self, kind: MigrateType, order: usize) -> Option<usize> {
-        self.descend(kind, |row| row.word(order))
+    pub(crate) fn first(&mut self, kind: MigrateType, order: usize) -> Option<usize> {
+        if self.nonempty(kind) >> order & 1 == 0 {
+            return None;
+        }
+        let row = self.first_row(kind, order);
+        let word = self.row(kind, row).word(order);
+        Some(row * WORD_BITS + word.trailing_zeros() as usize)
     }
 
     /// The first pageblock of a type that has a free block smaller than itself.
     #[inline]
-    pub(crate) fn first_fragmented(&self, kind: MigrateType) -> Option<usize> {
+    pub(crate) fn first_fragmented(&mut self, kind: MigrateType) -> Option<usize> {
         const SMALLER: usize = Order::PAGEBLOCK.index();
-        self.descend(kind, |row| {
-            (0..SMALLER).fold(0, |all, order| all | row.word(order))
-        })
+        let mut orders = self.nonempty(kind) & ((1 << SMALLER) - 1);
+        let mut first = usize::MAX;
+        while orders != 0 {
+            let order = orders.trailing_zeros() as usize;
+            first = first.min(self.first_row(kind, order));
+            orders &= orders - 1;
+        }
+        if first == usize::MAX {
+            return None;
+        }
+        let row = self.row(kind, first);
+        let word = (0..SMALLER).fold(0, |all, order| all | row.word(order));
+        Some(first * WORD_BITS + word.trailing_zeros() as usize)
+    }
+
+    #[inline]
+    fn row(&self, kind: MigrateType, at: usize) -> &FreeBits {
+        &self.rows[self.stride * kind.index() + at]
+    }
+
+    /// The first row of a tree that is not empty.
+    #[inline]
+    fn first_row(&mut self, kind: MigrateType, order: usize) -> usize {
+        let first = self.heads[kind.index()].first[order] as usize;
+        if self.row(kind, first).word(order) != 0 {
+            first
+        } else {
+            self.next_row(kind, order)
+        }
+    }
+
+    /// Goes on to the first row that the levels above know of.
+    #[inline(never)]
+    fn next_row(&mut self, kind: MigrateType, order: usize) -> usize {
+        let first = self.stride * kind.index();
+        let mut at = 0;
+        for start in self.starts[..self.nr_levels].iter().skip(1).rev() {
+            let word = self.rows[first + start + at].word(order);
+            at = at * WORD_BITS + word.trailing_zeros() as usize;
+        }
+        self.heads[kind.index()].first[order] = row_number(at);
+        self.clear_above(kind, at, order);
+        at
     }
 
     /// Whether the largest free block of a pageblock is said to be of `order`, and the type.
@@ -144,11 +255,19 @@ impl Summary {
         row.word(order) >> (block % WORD_BITS) & 1 != 0
     }
 
-    /// Whether each bit above the lowest level says what is below it.
+    /// Whether each bit above the lowest level says what is below it, but for the first word; and that is the first.
     pub(crate) fn is_sound(&self, kind: MigrateType, order: usize) -> bool {
         let rows = &self.rows[self.stride * kind.index()..][..self.stride];
-        let top = rows.last().map_or(0, |row| row.word(order));
-        if (top != 0) != (self.nonempty(kind) & 1 << order != 0) {
+        let heads = &self.heads[kind.index()];
+        let first = heads.first[order] as usize;
+        let lowest = &rows[..self.starts[1].min(self.stride)];
+        let lowest = if self.nr_levels > 1 { lowest } else { rows };
+        let found = lowest.iter().position(|row| row.word(order) != 0);
+        let has_above = |row: &FreeBits| self.nr_levels > 1 && row.word(order) != 0;
+        if found.is_some() != (heads.nonempty >> order & 1 != 0)
+            || found.is_some_and(|found| found < first)
+            || rows.last().is_some_and(has_above) != (heads.above >> order & 1 != 0)
+        {
             return false;
         }
         (1..self.nr_levels).all(|level| {
@@ -156,7 +275,8 @@ impl Summary {
             (below..here).all(|row| {
                 let at = row - below;
                 let said = rows[here + at / WORD_BITS].word(order) >> (at % WORD_BITS) & 1;
-                (said != 0) == (rows[row].word(order) != 0)
+                let is_told = level > 1 || at != first;
+                (said != 0) == (is_told && rows[row].word(order) != 0)
             })
         })
     }
@@ -170,20 +290,13 @@ impl Summary {
     /// Says that a movable block of order 0 is free where none is.
     #[cfg(test)]
     pub(crate) const fn spoil(&mut self) {
-        self.nonempty[MigrateType::Movable.index()] |= 1;
+        self.heads[MigrateType::Movable.index()].nonempty |= 1;
     }
+}
 
-    #[inline]
-    fn descend(&self, kind: MigrateType, word_of: impl Fn(&FreeBits) -> u64) -> Option<usize> {
-        let first = self.stride * kind.index();
-        let mut at = 0;
-        for start in self.starts[..self.nr_levels].iter().rev() {
-            let word = word_of(&self.rows[first + start + at]);
-            if word == 0 {
-                return None;
-            }
-            at = at * WORD_BITS + word.trailing_zeros() as usize;
-        }
-        (self.nr_levels != 0).then_some(at)
-    }
+/// Rows are fewer than pageblocks, and these fewer than 2^32.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "below 2^32")]
+const fn row_number(at: usize) -> u32 {
+    at as u32
 }

@@ -143,7 +143,7 @@ impl Buddy {
         if order >= Order::PAGEBLOCK {
             return self.areas_mut().take_large(kind, order);
         }
-        let slot = self.areas().fitting(kind, order)?;
+        let slot = self.areas_mut().fitting(kind, order)?;
         Some(self.areas_mut().take(slot, kind, order))
     }
 
@@ -217,7 +217,7 @@ impl Buddy {
             (other, orders) = fitting.min_by_key(|(_, orders)| orders.trailing_zeros())?;
             from = Order::new(u8::try_from(orders.trailing_zeros()).ok()?)?;
         }
-        let slot = self.areas().first(other, from)?;
+        let slot = self.areas_mut().first(other, from)?;
         self.nr_fallbacks += 1;
         Some(self.steal(order, request.kind(), (from, other, slot), may_claim))
     }
