@@ -14,7 +14,7 @@ fn double_free_is_refused() {
     let pfn = buddy.take(order(2), MigrateType::Movable).unwrap();
     buddy.put(pfn, order(2)).unwrap();
     let before = sorted(buddy.free_blocks());
-    // It has merged: its own descriptor no longer says that it is free.
+    // It has merged: the free block that it is in begins elsewhere.
     assert_eq!(buddy.put(pfn, order(2)), Err(FreeError::AlreadyFree));
     assert_eq!(buddy.put(pfn + 3, Order::ZERO), Err(FreeError::AlreadyFree));
     assert_eq!(

@@ -222,6 +222,27 @@ fn gfp_bits_and_compositions_are_those_of_linux_6_1() {
     assert_eq!(Gfp::KERNEL.migrate_type(), MigrateType::Unmovable);
 }
 
+/// Linux: `GFP_ZONE_TABLE`, and of the sets that `GFP_ZONE_BAD` lists the most restrictive flag.
+#[test]
+fn every_set_of_zone_flags_names_a_zone() {
+    use ZoneType::{Dma, Dma32, HighMem, Movable, Normal};
+    // By the bits of DMA 1, HIGHMEM 2, DMA32 4, MOVABLE 8.
+    let table = [
+        Normal, Dma, HighMem, Dma, Dma32, Dma, Dma32, Dma, Normal, Dma, Movable, Dma, Dma32, Dma,
+        Dma32, Dma,
+    ];
+    for (bits, zone) in (0..).zip(table) {
+        let flags = Gfp::from_bits(bits).unwrap();
+        for others in [
+            Gfp::empty(),
+            Gfp::KERNEL,
+            Gfp::all() - Gfp::from_bits(15).unwrap(),
+        ] {
+            assert_eq!((flags | others).zone(), zone, "{bits:#x}");
+        }
+    }
+}
+
 #[test]
 fn zones_have_linux_names_in_linux_order() {
     let names = ZoneType::ALL.map(ZoneType::name);

@@ -6,7 +6,7 @@ mod common;
 use std::sync::Mutex;
 
 use common::{
-    Fake, NR_FRAMES, TELL, finish, frames, order, short, take_bugs, take_steps, take_texts,
+    Fake, NR_FRAMES, TELL, World, finish, frames, order, short, take_bugs, take_steps, take_texts,
     two_nodes, world, world_with,
 };
 use kmm::frame::{Gfp, MigrateType, NodeId, NodeMask, Order, PageFlags, Pfn, ZoneType};
@@ -97,36 +97,41 @@ fn io_and_fs_are_seen_by_who_reclaims() {
         world.pages.free_page(page);
         finish(&world, fake, blocks);
     }
-    // A scope takes them from every request in it.
-    let (world, fake, blocks) = short(64, 40);
-    fake.state().per_reclaim = 8;
-    let mut sleep = Sleep::grant();
-    let pages: Vec<_> = [
-        sleep.noio(|sleep| world.pages.alloc_page(sleep, Gfp::KERNEL)),
-        world.pages.alloc_pages(
-            &mut sleep,
-            Gfp::KERNEL | Gfp::NORETRY | Gfp::NOWARN,
-            order(4),
+    // A scope takes them from every request in it, and only from these.
+    type Request = fn(&World, &mut Sleep) -> Result<PageBlock, AllocError>;
+    fn page(world: &World, sleep: &mut Sleep) -> Result<PageBlock, AllocError> {
+        world.pages.alloc_page(sleep, Gfp::KERNEL)
+    }
+    let cases: [(Request, Gfp); 4] = [
+        (
+            |world, sleep| sleep.noio(|sleep| page(world, sleep)),
+            Gfp::empty(),
         ),
-        sleep.nofs(|sleep| {
-            world
-                .pages
-                .alloc_pages(sleep, Gfp::KERNEL | Gfp::NORETRY | Gfp::NOWARN, order(4))
-        }),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    let seen: Vec<_> = fake
-        .state()
-        .reclaims
-        .iter()
-        .map(|(req, _)| req.gfp & (Gfp::IO | Gfp::FS))
-        .collect();
-    assert_eq!(seen[0], Gfp::empty());
-    assert!(seen.contains(&(Gfp::IO | Gfp::FS)) || fake.state().priorities.len() == 2);
-    world.give_back(pages);
-    finish(&world, fake, blocks);
+        (
+            |world, sleep| sleep.nofs(|sleep| page(world, sleep)),
+            Gfp::IO,
+        ),
+        (
+            |world, sleep| sleep.nofs(|sleep| sleep.noio(|sleep| page(world, sleep))),
+            Gfp::empty(),
+        ),
+        (
+            |world, sleep| {
+                sleep.noio(|_| ());
+                page(world, sleep)
+            },
+            Gfp::IO | Gfp::FS,
+        ),
+    ];
+    for (request, expected) in cases {
+        let (world, fake, blocks) = short(64, 40);
+        fake.state().per_reclaim = 32;
+        let page = request(&world, &mut Sleep::grant()).unwrap();
+        let (seen, _) = fake.state().reclaims[0];
+        assert_eq!(seen.gfp & (Gfp::IO | Gfp::FS), expected);
+        world.pages.free_page(page);
+        finish(&world, fake, blocks);
+    }
 }
 
 #[test]
