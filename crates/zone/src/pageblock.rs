@@ -29,6 +29,13 @@ impl<L: RawMutex> Zone<L> {
         self.pageblocks().nr_blocks()
     }
 
+    /// How often a pageblock has changed its type since boot. Linux: `change_ownership` of the trace event
+    /// `mm_page_alloc_extfrag`.
+    #[must_use]
+    pub fn nr_type_changes(&self) -> u64 {
+        self.with_buddy(|buddy| buddy.nr_type_changes())
+    }
+
     /// How many blocks are free, by the type of the pageblock that they start in, and order: the first table of
     /// /proc/pagetypeinfo. Under the zone lock.
     #[must_use]

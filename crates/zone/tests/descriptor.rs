@@ -124,6 +124,35 @@ fn two_zones_keep_types_of_the_block_that_they_share() {
 }
 
 #[test]
+fn changes_of_type_are_counted() {
+    let ram = frames(0, 4096);
+    let zones = bare::<Lock>(ZoneLayout::new::<X86_64>(ram), ram, 1);
+    boot(&zones, ram, PfnRange::EMPTY, 0);
+    let dma = zones.zone(ZoneType::Dma);
+    assert_eq!(dma.nr_type_changes(), 0);
+    // All is movable: the first request of another type takes a pageblock, with its twin, over.
+    let req = |gfp| PageReq::new(order(4), gfp | Gfp::DMA);
+    let block = zones.alloc(req(Gfp::KERNEL)).unwrap();
+    assert_eq!(
+        dma.pageblock_type(block.pfn()),
+        Some(MigrateType::Unmovable)
+    );
+    assert_eq!(dma.nr_type_changes(), 2);
+    // What is its own by now changes nothing.
+    let second = zones.alloc(req(Gfp::KERNEL)).unwrap();
+    let movable = zones.alloc(req(Gfp::MOVABLE_PAGE)).unwrap();
+    assert_eq!(dma.nr_type_changes(), 2);
+    let other = zones.alloc(req(Gfp::RECLAIMABLE)).unwrap();
+    assert_eq!(dma.nr_type_changes(), 4);
+    dma.set_pageblock_type(other.pfn(), MigrateType::Movable);
+    assert_eq!(dma.nr_type_changes(), 5);
+    for block in [block, second, movable, other] {
+        zones.free(block);
+    }
+    zones.validate().unwrap();
+}
+
+#[test]
 fn pagetypeinfo_matches_what_is_free() {
     let mut random = Random::new("pagetypeinfo_matches_what_is_free", 0x18);
     let ram = frames(0, 5000);

@@ -1,0 +1,104 @@
+//! Huge pages in pagesets: kept where there are many, and given back when somebody asks (A-6, FIX-9).
+#![allow(unsafe_code, missing_docs, reason = "a test; its frames have no bytes")]
+
+mod common;
+
+use common::{TestZones, ThreadCpus, frames, run_on, storage_for, take_bad};
+use kmm_frame::{Gfp, MemMap, Order, Page, Pfn, VirtAddr, ZoneType};
+use kmm_host::{CpuId, Cpus, DirectMap, PageBlock, PageReq, PageSource};
+use kmm_zone::{FreeAt, NodeLayouts, X86_64, ZoneLayout};
+
+const HUGE: PageReq = PageReq::new(Order::PAGEBLOCK, Gfp::HIGHUSER_MOVABLE);
+/// From here on all is DMA32.
+const START: usize = 4096;
+
+/// One zone of so many huge pages, for two CPUs.
+fn machine(nr_huge: usize) -> TestZones {
+    let ram = frames(START, START + nr_huge * 512);
+    let pages: Vec<Page> = ram.iter().map(|_| Page::new()).collect();
+    let map = MemMap::new(ram, pages.leak()).unwrap();
+    let layouts = NodeLayouts::single(ZoneLayout::new::<X86_64>(ram));
+    // SAFETY: nobody reaches the bytes of these frames.
+    let phys = unsafe { DirectMap::new(VirtAddr::new(0), ram.end()) };
+    let storage = storage_for(&layouts, 2);
+    let zones = TestZones::new(map, ThreadCpus(2), phys, &layouts, storage)
+        .unwrap()
+        .with_bad_page_hook(common::note_bad);
+    zones.add_present(ram);
+    zones.free_at_boot(ram).unwrap();
+    zones.init_watermarks(0, 10);
+    zones
+}
+
+/// Huge pages in stock, by CPU.
+fn stock(zones: &TestZones) -> [usize; 2] {
+    let mut count = [0; 2];
+    zones.for_each_free(|pfn, order, at| {
+        if let FreeAt::Pcp(cpu) = at {
+            assert_eq!(order, Order::PAGEBLOCK);
+            assert!(pfn.is_aligned(order));
+            count[cpu.index()] += 1;
+        }
+    });
+    count
+}
+
+fn take(zones: &TestZones, count: usize) -> Vec<PageBlock> {
+    (0..count).map(|_| zones.alloc(HUGE).unwrap()).collect()
+}
+
+#[test]
+fn huge_pages_are_kept_where_there_are_many() {
+    // A sixty-fourth of the zone, in halves for the two CPUs: three each.
+    let zones = machine(64 * 2 * 3);
+    let dma32 = zones.zone(ZoneType::Dma32);
+    let nr_huge = dma32.managed_pages() / 512;
+    let mut held = take(&zones, 20);
+    let before = stock(&zones)[0];
+    zones.free(held.remove(0));
+    assert_eq!(stock(&zones), [before + 1, 0]);
+    let blocks_free = dma32.nr_free_pages() / 512;
+    let again = zones.alloc(HUGE).unwrap();
+    assert_eq!(again.pfn(), Pfn::new(START), "the one that came last");
+    assert_eq!(dma32.nr_free_pages() / 512, blocks_free, "from the stock");
+    held.push(again);
+    // Never more than its share, whatever comes back.
+    let mut most = 0;
+    for block in held {
+        zones.free(block);
+        most = most.max(stock(&zones)[0]);
+    }
+    assert_eq!(most, 3);
+    zones.validate().unwrap();
+    // The other CPU has a share of its own, and gives it back when it is asked.
+    run_on(1);
+    let block = zones.alloc(HUGE).unwrap();
+    zones.free(block);
+    assert!(stock(&zones)[1] > 0);
+    run_on(0);
+    zones.cpus().with_pin(|pin| zones.drain_pcp(pin));
+    assert_eq!(stock(&zones)[0], 0);
+    zones.request_drain(CpuId::new(1));
+    run_on(1);
+    zones.cpus().with_pin(|pin| zones.drain_pcp(pin));
+    assert_eq!(stock(&zones), [0, 0]);
+    assert_eq!(dma32.nr_free_pages(), nr_huge * 512);
+    zones.validate().unwrap();
+    assert_eq!(take_bad(), []);
+}
+
+#[test]
+fn small_zones_keep_no_huge_page() {
+    // Less than two for each of two CPUs.
+    let zones = machine(64 * 2 * 2 - 1);
+    let held = take(&zones, 20);
+    for block in held {
+        zones.free(block);
+        assert_eq!(stock(&zones), [0, 0]);
+    }
+    assert_eq!(
+        zones.zone(ZoneType::Dma32).nr_free_pages(),
+        zones.managed_pages()
+    );
+    zones.validate().unwrap();
+}
