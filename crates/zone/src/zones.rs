@@ -1,12 +1,10 @@
 //! The zones of all nodes, from boot on. Linux: mm/page_alloc.c, mm/mm_init.c.
 
 use core::fmt;
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::AtomicUsize;
 
 use kmm_buddy::{Buddy, Pageblocks};
-use kmm_frame::{
-    MAX_NODES, MemMap, NodeId, NodeMask, PageFlags, Pfn, PfnRange, Topology, ZoneType,
-};
+use kmm_frame::{MAX_NODES, MemMap, NodeId, NodeMask, Pfn, Topology, ZoneType};
 use kmm_host::{Cpus, PhysMap};
 use lock_api::RawMutex;
 
@@ -15,9 +13,12 @@ use crate::watermark::WATERMARK_SCALE_FACTOR;
 use crate::zone::ZoneParts;
 use crate::zonelist::NodeFacts;
 use crate::{
-    BadPage, CpuCounts, FirstPcps, FreeError, LOWMEM_RESERVE_RATIO, Node, NodeLayouts, PcpLimits,
-    PcpSizing, Watermarks, Zone, ZoneLayout, ZoneStorage, default_min_free_kbytes, lowmem_reserve,
+    BadPage, CpuCounts, FirstPcps, LOWMEM_RESERVE_RATIO, Node, NodeLayouts, PcpSizing, Zone,
+    ZoneLayout, ZoneStorage,
 };
+
+mod boot;
+mod marks;
 
 /// All zones of all nodes: what a kernel allocates frames from.
 ///
@@ -177,121 +178,6 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         self
     }
 
-    /// Says that the frames of `range` are RAM. Each frame once; frames outside every zone do not count.
-    ///
-    /// Linux: `free_area_init_core`. O(n) in pageblocks; no descriptor is touched.
-    pub fn add_present(&self, range: PfnRange) {
-        self.for_each_part(range, |zone, part| zone.add_present(part));
-        self.build_all_zonelists();
-    }
-
-    /// Gives frames that are present, and the caller's alone, to the allocator: at boot, what memblock has left. How many
-    /// that were.
-    ///
-    /// Their descriptors are fresh, and stay untouched. Linux: `memblock_free_pages`. O(n) in pageblocks.
-    ///
-    /// # Errors
-    /// [`FreeError::OutsideZone`] if a frame is in no zone or in the device zone, [`FreeError::AlreadyFree`] if one is
-    /// free, or if that would be more than is present; nothing has changed then. Debug builds look at each descriptor, and
-    /// also refuse frames that are reserved ([`FreeError::Reserved`]) or in use ([`FreeError::AlreadyFree`]).
-    pub fn free_at_boot(&self, range: PfnRange) -> Result<usize, FreeError> {
-        self.check_given(range)?;
-        self.check_fresh(range)?;
-        self.give_parts(range)?;
-        Ok(range.nr_pages())
-    }
-
-    /// As [`Zones::free_at_boot`], of frames that a device lends until it wants them: for movable pages only. Whole
-    /// pageblocks of one zone. Linux: `cma_init_reserved_areas`.
-    ///
-    /// # Errors
-    /// As [`Zones::free_at_boot`]; [`FreeError::NotAligned`] unless it is whole pageblocks, [`FreeError::OutsideZone`] also if
-    /// they are of several zones.
-    pub fn free_cma_at_boot(&self, range: PfnRange) -> Result<usize, FreeError> {
-        self.check_given(range)?;
-        self.check_fresh(range)?;
-        let mut zones = self.all().filter(|zone| zone.owns_range(range));
-        let zone = zones.next().ok_or(FreeError::OutsideZone)?;
-        zone.with_buddy(|buddy| buddy.add_cma_range(range))?;
-        zone.add_managed(range.nr_pages());
-        Ok(range.nr_pages())
-    }
-
-    /// Gives reserved frames that are present to the allocator: what only boot needed. They are no longer reserved then.
-    /// How many that were.
-    ///
-    /// Linux: `free_reserved_area`. O(n) in frames.
-    ///
-    /// # Errors
-    /// As [`Zones::free_at_boot`]; and [`FreeError::AlreadyFree`] if one is not reserved.
-    pub fn free_reserved(&self, range: PfnRange) -> Result<usize, FreeError> {
-        self.check_given(range)?;
-        for pfn in range.iter() {
-            let page = self.map.get(pfn).ok_or(FreeError::OutsideZone)?;
-            if !page.test(PageFlags::RESERVED) {
-                return Err(FreeError::AlreadyFree);
-            }
-        }
-        for pfn in range.iter() {
-            let page = self.map.page(pfn);
-            page.reset_flags(PageFlags::empty());
-            page.set_private(0);
-            page.set_ref_count(0);
-        }
-        self.give_parts(range)?;
-        Ok(range.nr_pages())
-    }
-
-    /// Computes watermarks, lowmem reserves and the limits of the pagesets from what the zones have now. To be called
-    /// when boot has freed its memory, and when one of the arguments changes.
-    ///
-    /// Linux: `setup_per_zone_wmarks`, `setup_per_zone_lowmem_reserve`, `zone_pcp_update`.
-    pub fn init_watermarks(&self, min_free_kbytes: usize, scale_factor: usize) {
-        self.min_free_kbytes.store(min_free_kbytes, Relaxed);
-        self.scale_factor.store(scale_factor, Relaxed);
-        let lowmem = self.lowmem_pages();
-        for zone in self.all() {
-            let managed = zone.managed_pages();
-            let marks =
-                Watermarks::for_zone(zone.kind(), managed, lowmem, min_free_kbytes, scale_factor);
-            zone.set_watermarks(marks);
-            zone.set_pcp_limits(match self.pcp_sizing {
-                PcpSizing::ByLowMark => {
-                    PcpLimits::by_low_mark(managed, marks.low, self.nr_cpus_near(zone.node()))
-                }
-                PcpSizing::SixBatches => PcpLimits::six_batches(managed),
-            });
-        }
-        self.init_lowmem_reserve();
-        self.init_stat_thresholds();
-    }
-
-    /// Computes the same from the same arguments after memory has come or gone; `before` is what
-    /// [`Zones::default_min_free_kbytes`] was: if that was in force, what it is now. Linux: `init_per_zone_wmark_min`.
-    pub(crate) fn update_watermarks(&self, before: usize) {
-        let min_free_kbytes = match self.min_free_kbytes.load(Relaxed) {
-            NOT_YET => return,
-            unchanged if unchanged != before => unchanged,
-            _ => self.default_min_free_kbytes(),
-        };
-        self.init_watermarks(min_free_kbytes, self.scale_factor.load(Relaxed));
-    }
-
-    /// What Linux would keep free on this machine, in KiB. Linux: `calculate_min_free_kbytes`.
-    #[must_use]
-    pub fn default_min_free_kbytes(&self) -> usize {
-        default_min_free_kbytes(self.lowmem_pages())
-    }
-
-    /// Changes what share of the zones above each zone keeps back from their requests; 0 for none.
-    /// Linux: `lowmem_reserve_ratio` in /proc/sys/vm.
-    pub fn set_lowmem_reserve_ratio(&self, ratio: [usize; ZoneType::COUNT]) {
-        for (slot, value) in self.reserve_ratio.iter().zip(ratio) {
-            slot.store(value, Relaxed);
-        }
-        self.init_lowmem_reserve();
-    }
-
     /// The zone of this kind of node 0; it may be empty. For machines of one node.
     #[must_use]
     pub const fn zone(&self, kind: ZoneType) -> &Zone<L> {
@@ -413,88 +299,6 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             .filter(move |node| allowed.contains(*node))
             .flat_map(move |node| nodes[node.index()].zones()[..=highest.index()].iter().rev())
             .filter(|zone| zone.is_populated())
-    }
-
-    /// CPUs that a zone's stocks are shared among. Linux: `zone_highsize`.
-    fn nr_cpus_near(&self, node: NodeId) -> usize {
-        let all = self.cpus.nr_cpus();
-        let is_near = |&cpu: &usize| self.topology.node_of_cpu(cpu) == node;
-        match (0..all).filter(is_near).count() {
-            0 => all,
-            near => near,
-        }
-    }
-
-    /// Pages to allocate in all zones that the kernel maps permanently. Linux: `nr_free_buffer_pages` at boot.
-    fn lowmem_pages(&self) -> usize {
-        let is_lowmem = |zone: &&Zone<L>| zone.kind() != ZoneType::HighMem;
-        let zones = self.all().filter(is_lowmem);
-        zones.map(Zone::managed_pages).sum()
-    }
-
-    fn init_lowmem_reserve(&self) {
-        let ratio = core::array::from_fn(|i| self.reserve_ratio[i].load(Relaxed));
-        for node in self.nodes {
-            let managed = ZoneType::ALL.map(|kind| node.zone(kind).managed_pages());
-            for (zone, reserve) in node.zones().iter().zip(lowmem_reserve(managed, ratio)) {
-                zone.set_protection(reserve);
-            }
-        }
-    }
-
-    /// Calls `f` with each zone that has frames of `range`, and these: a node's frames only.
-    fn for_each_part(&self, range: PfnRange, mut f: impl FnMut(&Zone<L>, PfnRange)) {
-        for zone in self.all() {
-            zone.own_parts(range).for_each(|part| f(zone, part));
-        }
-    }
-
-    /// Whether zones may take the frames of `range`.
-    fn check_given(&self, range: PfnRange) -> Result<(), FreeError> {
-        let mut count = 0;
-        for zone in self.all().filter(|zone| zone.kind() != ZoneType::Device) {
-            let mut more = 0;
-            let mut is_free = false;
-            for part in zone.own_parts(range) {
-                more += part.nr_pages();
-                is_free |= zone.with_buddy(|buddy| buddy.has_free_in(part));
-            }
-            if is_free || zone.managed_pages() + more > zone.present_pages() {
-                return Err(FreeError::AlreadyFree);
-            }
-            count += more;
-        }
-        if count == range.nr_pages() {
-            Ok(())
-        } else {
-            Err(FreeError::OutsideZone)
-        }
-    }
-
-    /// In debug builds, whether the descriptors are those of frames that nobody has.
-    fn check_fresh(&self, range: PfnRange) -> Result<(), FreeError> {
-        if cfg!(debug_assertions) {
-            for page in range.iter().filter_map(|pfn| self.map.get(pfn)) {
-                if page.test(PageFlags::RESERVED) {
-                    return Err(FreeError::Reserved);
-                }
-                if page.ref_count() != 0 || page.private() != 0 {
-                    return Err(FreeError::AlreadyFree);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn give_parts(&self, range: PfnRange) -> Result<(), FreeError> {
-        let mut refused = None;
-        self.for_each_part(range, |zone, part| {
-            match zone.with_buddy(|buddy| buddy.add_free_range(part)) {
-                Ok(()) => zone.add_managed(part.nr_pages()),
-                Err(why) => refused = Some(why),
-            }
-        });
-        refused.map_or(Ok(()), Err)
     }
 }
 
