@@ -3,13 +3,13 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-use kmm_frame::{MemMap, NodeId, Pfn, PfnRange, Topology, ZoneType};
+use kmm_frame::{MemMap, NodeId, Order, Pfn, PfnRange, Topology, ZoneType};
 use lock_api::{Mutex, RawMutex};
 
 use crate::lru::LruLists;
 use crate::span::Span;
 use crate::zonelist::Fallback;
-use crate::{CpuCounts, NodeCounters, Zone, ZoneLayout};
+use crate::{CpuCounts, Mark, NodeCounters, Zone, ZoneLayout};
 
 /// The memory next to some CPUs, or to none. Some nodes have no memory.
 pub struct Node<L> {
@@ -84,6 +84,19 @@ impl<L: RawMutex> Node<L> {
         let first = self.first[highest.index()].load(Relaxed);
         let zone = self.zones.get(usize::from(first & !UNMIXED))?;
         Some((zone, first & UNMIXED != 0))
+    }
+
+    /// Whether who reclaims for requests of `order` that `highest` could serve may stop: one of these zones is above its
+    /// high mark, or there is none with memory. Linux: `pgdat_balanced`, mm/vmscan.c.
+    ///
+    /// # Context
+    /// Takes the locks of the zones when `order` is above 0.
+    #[must_use]
+    pub fn is_balanced(&self, order: Order, highest: ZoneType) -> bool {
+        let zones = &self.zones[..=highest.index()];
+        let mut managed = zones.iter().filter(|zone| zone.is_managed()).peekable();
+        managed.peek().is_none()
+            || managed.any(|zone| zone.watermark_ok(order, Mark::High, highest))
     }
 
     /// Frames of the node that pages can be had from.

@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::{exhaust, free_of, order, small};
+use common::{Tiny, bare, exhaust, frames, free_of, order, small};
 use kmm_frame::{Gfp, NodeId, Order, PfnRange, ZoneType};
 use kmm_host::{AllocError, Cpus, PageReq, PageSource};
-use kmm_zone::{Mark, Pressure, Watermarks};
+use kmm_zone::{Mark, Pressure, Watermarks, ZoneLayout};
 
 type Zones = common::TestZones;
 
@@ -112,6 +112,46 @@ fn balance_is_reached_at_high() {
         freed += 1;
     }
     assert_eq!(freed, 108 + 1 - 72);
+}
+
+#[test]
+fn who_reclaims_may_stop_at_high() {
+    let zones = normal_only();
+    let node = zones.node(NodeId::ZERO);
+    let balanced = |order, highest| node.is_balanced(order, highest);
+    assert!(balanced(Order::ZERO, ZoneType::Normal));
+    // Crossing low is what begins it, and low is not where it ends.
+    let mut held = Vec::new();
+    let mut wake = Pressure::None;
+    while wake == Pressure::None {
+        let (block, pressure) = zones.alloc_pages(PageReq::page(Gfp::KERNEL)).unwrap();
+        wake = pressure;
+        held.push(block);
+    }
+    assert!(!balanced(Order::ZERO, ZoneType::Normal));
+    while !balanced(Order::ZERO, ZoneType::Normal) {
+        zones.free(held.pop().unwrap());
+        zones.cpus().with_pin(|pin| zones.drain_pcp(pin));
+    }
+    assert_eq!(free_of(&zones, ZoneType::Normal), 108 + 1);
+    // There are pages enough, and no block.
+    assert!(!balanced(Order::PAGEBLOCK, ZoneType::Normal));
+    // Zones below have nothing; one that is above the request's highest does not count.
+    assert!(!balanced(Order::ZERO, ZoneType::Dma32));
+    // Reserves count: what is kept from requests that another zone could serve is not theirs.
+    let zones = small::<spin::Mutex<()>>(96, PfnRange::EMPTY, 1);
+    zones.set_lowmem_reserve_ratio([0, 1, 0, 0, 0, 0]);
+    let node = zones.node(NodeId::ZERO);
+    let _held = exhaust(&zones, Gfp::KERNEL);
+    assert!(free_of(&zones, ZoneType::Dma32) > zones.zone(ZoneType::Dma32).watermarks().high);
+    assert!(!node.is_balanced(Order::ZERO, ZoneType::Normal));
+    assert!(node.is_balanced(Order::ZERO, ZoneType::Dma32));
+    // Nobody reclaims where there is no memory.
+    let none = bare::<spin::Mutex<()>>(ZoneLayout::new::<Tiny>(frames(0, 64)), frames(0, 64), 1);
+    assert!(
+        none.node(NodeId::ZERO)
+            .is_balanced(Order::ZERO, ZoneType::Normal)
+    );
 }
 
 #[test]
