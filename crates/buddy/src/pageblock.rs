@@ -196,7 +196,8 @@ impl Pageblocks {
     }
 
     /// The frames that these are the pageblocks of.
-    pub(crate) const fn range(&self) -> PfnRange {
+    #[must_use]
+    pub const fn range(&self) -> PfnRange {
         self.range
     }
 

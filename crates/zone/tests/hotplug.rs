@@ -475,3 +475,42 @@ fn sections_come_and_go_with_their_descriptors() {
     zones.validate().unwrap();
     assert_eq!(zones.accounting().allocated, 0);
 }
+
+#[test]
+fn stocks_keep_what_comes_back_wherever_the_zone_begins_in_its_room() {
+    let mut topology = Topology::new(1).unwrap();
+    topology.add_range(frames(0, 8192), NodeId::ZERO).unwrap();
+    let topology = Box::leak(Box::new(topology));
+    let layouts = NodeLayouts::new::<Tiny>(topology, [frames(4096, 6144)])
+        .with_hotplug::<Tiny>(frames(0, 4096))
+        .with_hotplug::<Tiny>(frames(6144, 8192));
+    let all = frames(0, 8192);
+    let pages: Vec<Page> = all.iter().map(|_| Page::new()).collect();
+    let zones: TestZones = Zones::new(
+        MemMap::new(all, pages.leak()).unwrap(),
+        ThreadCpus(1),
+        common::memory(all),
+        &layouts,
+        common::storage_for(&layouts, 1),
+    )
+    .unwrap();
+    run_on(0);
+    zones.add_present(frames(4096, 6144));
+    zones.free_at_boot(frames(4096, 6144)).unwrap();
+    zones.init_watermarks(zones.default_min_free_kbytes(), 10);
+    zones.online(frames(6144, 8192), ZoneType::Movable).unwrap();
+    for (gfp, kind) in [
+        (Gfp::KERNEL, ZoneType::Normal),
+        (Gfp::HIGHUSER_MOVABLE, ZoneType::Movable),
+    ] {
+        let block = zones.alloc(PageReq::page(gfp)).unwrap();
+        // SAFETY: there is one CPU.
+        unsafe { zones.drain_all() };
+        let again = zones.alloc(PageReq::page(gfp)).unwrap();
+        let stocked = zones.zone(kind).stat().pcp_pages;
+        zones.free(block);
+        assert_eq!(zones.zone(kind).stat().pcp_pages, stocked + 1, "{kind}");
+        zones.free(again);
+    }
+    check_marks(&zones);
+}

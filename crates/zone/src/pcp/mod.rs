@@ -172,7 +172,7 @@ impl Pcp {
                 states[route].store(lane as u64, Relaxed);
             }
         }
-        let first_block = own.start().index() >> Order::PAGEBLOCK.get();
+        let first_block = pageblocks.range().start().index() >> Order::PAGEBLOCK.get();
         let entries = pageblocks.entries().as_ptr().cast_mut();
         self.pageblocks
             .store(entries.wrapping_sub(first_block), Relaxed);
