@@ -67,9 +67,10 @@ impl<'a> PcpUse<'a> {
 
     /// Takes note of what others have changed, and of how many frames are in use.
     pub(crate) fn review(&self, in_use: usize) {
-        if self.0.is_resized.load(Relaxed) {
-            self.0.is_resized.store(false, Relaxed);
-            self.adopt_span();
+        if self.0.is_resized.swap(false, Acquire) {
+            if !self.adopt_span() {
+                self.0.is_resized.store(true, Relaxed);
+            }
             // Whoever frees next finds the stock full, and shares the room out anew.
             for limit in self.0.limits.iter().flatten() {
                 limit.store(0, Relaxed);
@@ -86,10 +87,20 @@ impl<'a> PcpUse<'a> {
             && self.0.count() > 0
     }
 
-    fn adopt_span(&self) {
+    /// Whether it is in force. Not while another CPU changes it, nor before the stock has gone home: that CPU may have begun
+    /// after [`PcpUse::must_empty`] was asked.
+    fn adopt_span(&self) -> bool {
         let pcp = self.0;
-        pcp.start.store(pcp.next_start.load(Relaxed), Relaxed);
-        pcp.spanned.store(pcp.next_spanned.load(Relaxed), Relaxed);
+        let start = pcp.next_start.load(Acquire);
+        let spanned = pcp.next_spanned.load(Acquire);
+        let is_whole = pcp.next_start.load(Relaxed) == start;
+        let has_moved = pcp.start.load(Relaxed) != start;
+        if !is_whole || has_moved && pcp.count() > 0 {
+            return false;
+        }
+        pcp.start.store(start, Relaxed);
+        pcp.spanned.store(spanned, Relaxed);
+        true
     }
 
     /// Every stack.
@@ -310,5 +321,42 @@ impl Filler<'_> {
 
     const fn cell(&self, nr: usize) -> usize {
         self.first + nr.wrapping_mul(STEP as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::vec::Vec;
+
+    use kmm_buddy::{Pageblock, Pageblocks};
+    use kmm_frame::PfnRange;
+
+    use super::*;
+
+    #[test]
+    fn stock_is_counted_from_the_same_frame_until_it_is_empty() {
+        let span = |start, end| PfnRange::new(Pfn::new(start), Pfn::new(end));
+        let room = span(0, 4096);
+        let blocks: Vec<Pageblock> = (0..8).map(|_| Pageblock::new()).collect();
+        let pcp = Pcp::new();
+        pcp.attach(room, Pageblocks::new(room, blocks.leak()).unwrap());
+        let _ = pcp.with(|stock| {
+            let mut filler = stock.filler(Size::PAGE, MigrateType::Movable, 1);
+            filler.push(Pfn::new(2000));
+            filler.finish();
+            stock.review(1);
+            assert!(!stock.must_empty());
+            // Only now another CPU takes the lower frames away.
+            pcp.set_span(span(1024, 4096));
+            stock.review(1);
+            assert_eq!(pcp.blocks().next(), Some((Pfn::new(2000), Order::ZERO)));
+            assert!(stock.must_empty() && pcp.holds(Pfn::new(1000)));
+            let page = stock.pop(Size::PAGE, MigrateType::Movable);
+            assert_eq!(page, Some(Pfn::new(2000)));
+            stock.review(1);
+            assert!(!stock.must_empty() && !pcp.holds(Pfn::new(1000)));
+        });
     }
 }

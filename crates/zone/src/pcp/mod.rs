@@ -184,10 +184,14 @@ impl Pcp {
     /// Memory has come or gone. In force after the next slow step of the owner: until then, what comes back from new frames
     /// goes to the free lists, and nothing comes back from those that have gone.
     pub(crate) fn set_span(&self, own: PfnRange) {
-        self.next_start.store(own.start().index(), Relaxed);
+        if self.next_start.load(Relaxed) != own.start().index() {
+            // Whoever finds the old beginning twice has no number of frames of the new one.
+            self.next_spanned.store(0, Relaxed);
+            self.next_start.store(own.start().index(), Release);
+        }
         let fits = i32::try_from(own.nr_pages()).is_ok();
         let nr_pages = if fits { own.nr_pages() } else { 0 };
-        self.next_spanned.store(nr_pages, Relaxed);
+        self.next_spanned.store(nr_pages, Release);
         self.is_resized.store(true, Release);
     }
 
