@@ -514,3 +514,34 @@ fn stocks_keep_what_comes_back_wherever_the_zone_begins_in_its_room() {
     }
     check_marks(&zones);
 }
+
+#[test]
+fn pages_below_the_window_of_a_stock_that_learns_of_it_late_come_home() {
+    let zones = machine();
+    let (low, high) = (frames(8192, 9216), frames(9216, 10_240));
+    let page = PageReq::page(Gfp::HIGHUSER_MOVABLE);
+    zones.online(low, ZoneType::Movable).unwrap();
+    // CPU 1's stock counts from there, and hears of nothing that follows.
+    run_on(1);
+    let near = PageReq {
+        node: Some(NodeId::ZERO),
+        ..page
+    };
+    zones.free(zones.alloc(near).unwrap());
+    // SAFETY: both CPUs are this thread.
+    unsafe { zones.drain_all() };
+    run_on(0);
+    zones.offline(low, &mut nowhere).unwrap();
+    zones.online(high, ZoneType::Movable).unwrap();
+    zones.online(low, ZoneType::Movable).unwrap();
+    let held = common::exhaust(&zones, Gfp::HIGHUSER_MOVABLE | Gfp::MEMALLOC);
+    assert!(held.iter().any(|block| low.contains(block.pfn())));
+    run_on(1);
+    held.into_iter().for_each(|block| zones.free(block));
+    assert_eq!(take_bad(), []);
+    check_marks(&zones);
+    // SAFETY: as above.
+    unsafe { zones.drain_all() };
+    assert_eq!(zones.nr_free_pages(), zones.managed_pages());
+    check_marks(&zones);
+}

@@ -56,6 +56,11 @@ impl<'a> PcpUse<'a> {
                 .is_some_and(|(_, route)| KEPT.contains(&route))
     }
 
+    /// As [`Pcp::holds`].
+    pub(crate) fn holds(&self, pfn: Pfn) -> bool {
+        self.0.holds(pfn)
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.0.count()
     }

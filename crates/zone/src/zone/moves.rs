@@ -252,7 +252,10 @@ impl<L: RawMutex> Zone<L> {
 
     fn put_to_pcp(&self, pcp: &PcpUse<'_>, size: Size, pfn: Pfn) -> Result<(), Refused> {
         self.review(pcp);
-        let result = if pcp.push(size, pfn) {
+        let result = if !pcp.holds(pfn) {
+            // Since this review the stock counts from above it: memory went, and came back in another order.
+            self.put_locked(pfn, size.order())
+        } else if pcp.push(size, pfn) {
             Ok(())
         } else if pcp.belongs(size, pfn) {
             // A full stock gives a batch of what it has most of, and then takes the block.
