@@ -61,10 +61,6 @@ impl<'a> PcpUse<'a> {
         self.0.holds(pfn)
     }
 
-    pub(crate) fn count(&self) -> usize {
-        self.0.count()
-    }
-
     /// Requests to empty it.
     pub(crate) const fn drain_request(&self) -> &'a DrainRequest {
         self.0.drain_request()
@@ -118,10 +114,6 @@ impl<'a> PcpUse<'a> {
 
     /// How many blocks to fill a stack of `size` with, which is empty: a batch, but not above the limit of all.
     pub(crate) fn most_to_fill(&self, size: Size, batch: usize) -> usize {
-        if size.is_huge() {
-            let most = self.0.most[1].load(Relaxed);
-            return (most.saturating_sub(self.0.nr_blocks(size)) / 2).max(1);
-        }
         let order = size.order().get();
         let limit = self.0.most[0].load(Relaxed) + batch;
         let left = limit.saturating_sub(self.nr_small_pages() + 1);
@@ -172,28 +164,19 @@ impl<'a> PcpUse<'a> {
         slack(size, route) > 0
     }
 
-    /// The stack that has the most pages, of the small sizes or of the large one, and how many blocks it should lose.
-    pub(crate) fn fullest(&self, like: Size) -> Option<(Size, MigrateType, usize)> {
+    /// The stack of a small size that has the most pages, and how many blocks it should lose.
+    pub(crate) fn fullest(&self) -> Option<(Size, MigrateType, usize)> {
         let mut fullest = None;
         let mut most = 0;
-        for size in Size::ALL {
-            if size.is_huge() != like.is_huge() {
-                continue;
-            }
-            for (nr, &route) in KEPT.iter().enumerate() {
-                let pages = self.0.nr_of(size, route) << size.order().get();
-                if pages > most {
-                    most = pages;
-                    fullest = MigrateType::from_index(nr).map(|kind| (size, kind));
-                }
+        for (size, kind) in Self::stacks().filter(|(size, _)| !size.is_huge()) {
+            let pages = self.0.nr_of(size, KEPT[kind.index()]) << size.order().get();
+            if pages > most {
+                most = pages;
+                fullest = Some((size, kind));
             }
         }
         let (size, kind) = fullest?;
-        let batch = if size.is_huge() {
-            self.0.most[1].load(Relaxed) / 2
-        } else {
-            self.0.batch.load(Relaxed) >> size.order().get()
-        };
+        let batch = self.0.batch.load(Relaxed) >> size.order().get();
         Some((size, kind, batch.max(1)))
     }
 
@@ -262,10 +245,14 @@ impl<'a> PcpUse<'a> {
         (nr_pages, blocks)
     }
 
+    /// Pages of the large size.
+    pub(crate) fn nr_huge_pages(&self) -> usize {
+        self.0.nr_blocks(Size::HUGE) << Size::HUGE.order().get()
+    }
+
     /// Pages of the small sizes, and those that wait to go home.
     fn nr_small_pages(&self) -> usize {
-        let huge = self.0.nr_blocks(Size::HUGE) << Size::HUGE.order().get();
-        self.0.count() - huge
+        self.0.count() - self.nr_huge_pages()
     }
 
     /// The stack may grow by so many blocks.

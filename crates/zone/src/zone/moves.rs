@@ -222,6 +222,10 @@ impl<L: RawMutex> Zone<L> {
         if let Some(block) = pcp.pop(size, search.kind) {
             return Some(block);
         }
+        if size.is_huge() {
+            // Only what comes back is kept: it goes out again soon, or stays.
+            return self.take_locked(Size::HUGE.order(), effort, search);
+        }
         self.review(pcp);
         self.refill(pcp, size, effort, search);
         let block = pcp.pop(size, search.kind);
@@ -251,23 +255,29 @@ impl<L: RawMutex> Zone<L> {
     }
 
     fn put_to_pcp(&self, pcp: &PcpUse<'_>, size: Size, pfn: Pfn) -> Result<(), Refused> {
+        if size.is_huge() && pcp.belongs(size, pfn) {
+            return match pcp.push(size, pfn) {
+                true => Ok(()),
+                false => self.put_locked(pfn, size.order()),
+            };
+        }
         self.review(pcp);
         let result = if !pcp.holds(pfn) {
             // Since this review the stock counts from above it: memory went, and came back in another order.
             self.put_locked(pfn, size.order())
         } else if pcp.push(size, pfn) {
             Ok(())
+        } else if size.is_huge() {
+            self.put_locked(pfn, size.order())
         } else if pcp.belongs(size, pfn) {
             // A full stock gives a batch of what it has most of, and then takes the block.
             let refused = pcp
-                .fullest(size)
+                .fullest()
                 .and_then(|most| self.with_buddy(|buddy| self.put_unused(pcp, buddy, most).1));
             if !pcp.push(size, pfn) && pcp.send_home(size, pfn) {
                 self.with_buddy(|buddy| self.put_home(pcp, buddy));
             }
             refused.map_or(Ok(()), Err)
-        } else if size.is_huge() {
-            self.put_locked(pfn, size.order())
         } else if pcp.send_home(size, pfn) {
             let (_, refused) = self.with_buddy(|buddy| self.put_home(pcp, buddy));
             refused.map_or(Ok(()), Err)
@@ -291,7 +301,8 @@ impl<L: RawMutex> Zone<L> {
         if pcp.must_empty() {
             let _ = self.drain_held(pcp);
         }
-        let others = self.nr_free_pages() + pcp.count();
+        // Small blocks in stock count as in use: they are less than a pageblock.
+        let others = self.nr_free_pages() + pcp.nr_huge_pages();
         let in_use = self.present_pages().saturating_sub(others).max(1);
         pcp.review(in_use);
     }
