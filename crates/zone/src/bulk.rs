@@ -63,9 +63,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         });
         for zone in self.all() {
             if has_blocks_of.contains(zone.id()) {
-                while let Some((pfn, order, why)) = zone.put_bulk(chunk) {
-                    self.report_refused((pfn, why), order);
-                }
+                zone.put_bulk(chunk, |refused, order| self.report_refused(refused, order));
             }
         }
     }

@@ -10,6 +10,7 @@ use lock_api::RawMutex;
 
 use super::{FREED, Zone};
 use crate::Pcp;
+use crate::bulk::CHUNK;
 use crate::effort::Effort;
 use crate::pcp::{PcpUse, Size};
 use crate::zonelist::Search;
@@ -178,28 +179,46 @@ impl<L: RawMutex> Zone<L> {
         kept
     }
 
-    /// Puts the zone's blocks of `blocks` onto the free lists under one lock, up to the first that is refused: that one is
-    /// dropped and returned. Linux: `free_pcppages_bulk`.
+    /// Puts the zone's blocks of `blocks`, at most [`CHUNK`], onto the free lists under one lock, pages a word at a time. What
+    /// is refused is dropped, and said to `report` when the lock is free again. Linux: `free_pcppages_bulk`.
     pub(crate) fn put_bulk(
         &self,
         blocks: &mut [Option<PageBlock>],
-    ) -> Option<(Pfn, Order, FreeError)> {
-        let is_ours = |block: &mut PageBlock| self.owns(block.pfn());
+        mut report: impl FnMut(Refused, Order),
+    ) {
+        let mut refused = [(Pfn::ZERO, FreeError::AlreadyFree, Order::ZERO); CHUNK];
+        let mut nr_refused = 0;
+        let mut note = |pfn, why, order| {
+            if let Some(slot) = refused.get_mut(nr_refused) {
+                *slot = (pfn, why, order);
+                nr_refused += 1;
+            }
+        };
         self.with_buddy(|buddy| {
-            let mut count = 0;
-            let mut refused = None;
-            for block in blocks.iter_mut().filter_map(|slot| slot.take_if(is_ours)) {
+            let before = nr_pages_in(buddy);
+            let is_ours = |block: &PageBlock| self.owns(block.pfn());
+            let is_our_page =
+                |block: &mut PageBlock| block.order() == Order::ZERO && is_ours(block);
+            let slots = blocks.iter_mut();
+            let pages = slots.filter_map(|slot| slot.take_if(is_our_page));
+            let pages = pages.map(|page| page.into_raw().0);
+            let pages = pages.inspect(|&pfn| self.unmark(pfn));
+            buddy.put_pages(pages, |pfn, why| note(pfn, why, Order::ZERO));
+            for block in blocks
+                .iter_mut()
+                .filter_map(|slot| slot.take_if(|block| is_ours(block)))
+            {
                 let (pfn, order) = block.into_raw();
                 self.unmark(pfn);
                 if let Err(why) = buddy.put(pfn, order) {
-                    refused = Some((pfn, order, why));
-                    break;
+                    note(pfn, why, order);
                 }
-                count += order.nr_pages();
             }
-            bump(&self.nr_pages_freed, count);
-            refused
-        })
+            bump(&self.nr_pages_freed, nr_pages_in(buddy) - before);
+        });
+        for (pfn, why, order) in refused.into_iter().take(nr_refused) {
+            report((pfn, why), order);
+        }
     }
 
     fn pcp(&self, pin: CpuPin<'_>) -> Option<&'static Pcp> {
@@ -390,6 +409,11 @@ impl<L: RawMutex> Zone<L> {
             self.map.page(pfn).set_private(0);
         }
     }
+}
+
+/// All free frames, those that are isolated included.
+fn nr_pages_in(buddy: &Buddy) -> usize {
+    buddy.nr_free_pages() + buddy.nr_free_pages_of(MigrateType::Isolate)
 }
 
 /// Adds to a counter that is written under the zone lock only, so without a locked instruction.
