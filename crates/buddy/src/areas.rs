@@ -133,13 +133,16 @@ impl FreeAreas {
 
     /// The pageblock of a type that a block of `order` is to come from: of those with the smallest largest block that
     /// fits, the lowest.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn fitting(&mut self, kind: MigrateType, order: Order) -> Option<usize> {
         let fitting = self.summary.nonempty(kind) >> order.get() << order.get();
         if fitting == 0 {
             return None;
         }
-        self.summary.first(kind, fitting.trailing_zeros() as usize)
+        Some(
+            self.summary
+                .first_of(kind, fitting.trailing_zeros() as usize),
+        )
     }
 
     /// The lowest pageblock of a type with a free block smaller than itself.
@@ -157,15 +160,21 @@ impl FreeAreas {
 
     /// Adds a block, which merges with its twin as often as that is free too; whether nothing of it was free, else nothing
     /// has changed. Linux: `__free_one_page`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn merge(&mut self, pfn: Pfn, order: Order) -> bool {
-        let (slot, order) = (self.slot(pfn), order.index());
+        if order.index() >= WHOLE {
+            self.merge_large(self.slot(pfn), order.index())
+        } else {
+            self.merge_part(pfn, order.index())
+        }
+    }
+
+    #[inline(never)]
+    fn merge_part(&mut self, pfn: Pfn, order: usize) -> bool {
+        let slot = self.slot(pfn);
         if order < WORD_ORDER {
             let (word, bit) = self.place(pfn);
             return self.add_small(word, bit, order);
-        }
-        if order >= WHOLE {
-            return self.merge_large(slot, order);
         }
         let state = self.state(slot);
         let (first, count) = (self.offset(pfn) / WORD_BITS, 1 << (order - WORD_ORDER));

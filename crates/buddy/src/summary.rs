@@ -34,6 +34,7 @@ pub(crate) struct Summary {
 
 /// What is known of the trees of a type without looking at them.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 struct Heads {
     /// Bit `n` is set while the tree of order `n` has a bit.
     nonempty: u32,
@@ -191,12 +192,26 @@ impl Summary {
     /// The first pageblock of a type whose largest free block is of `order`.
     #[inline]
     pub(crate) fn first(&mut self, kind: MigrateType, order: usize) -> Option<usize> {
-        if self.nonempty(kind) >> order & 1 == 0 {
-            return None;
+        let has_some = self.nonempty(kind) >> order & 1 != 0;
+        has_some.then(|| self.first_of(kind, order))
+    }
+
+    /// The same, of a tree that is not empty.
+    #[inline(always)]
+    pub(crate) fn first_of(&mut self, kind: MigrateType, order: usize) -> usize {
+        let row = self.heads[kind.index()].first[order] as usize;
+        match self.row(kind, row).word(order) {
+            0 => self.first_of_next(kind, order),
+            word => row * WORD_BITS + word.trailing_zeros() as usize,
         }
-        let row = self.first_row(kind, order);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn first_of_next(&mut self, kind: MigrateType, order: usize) -> usize {
+        let row = self.next_row(kind, order);
         let word = self.row(kind, row).word(order);
-        Some(row * WORD_BITS + word.trailing_zeros() as usize)
+        row * WORD_BITS + word.trailing_zeros() as usize
     }
 
     /// The first pageblock of a type that has a free block smaller than itself.

@@ -45,7 +45,7 @@ impl Buddy {
     pub fn take(&mut self, order: Order, request: impl Into<Request>) -> Result<Pfn, AllocError> {
         let request = request.into();
         if request.may_use_cma() && self.surplus_cma() > 0 {
-            if let Some(pfn) = self.take_own(MigrateType::Cma, order) {
+            if let Some(pfn) = self.take_cma(order) {
                 return Ok(pfn);
             }
         }
@@ -135,7 +135,7 @@ impl Buddy {
             || others.iter().any(|&kind| has(kind, least(order, request)))
     }
 
-    #[inline]
+    #[inline(always)]
     fn take_own(&mut self, kind: MigrateType, order: Order) -> Option<Pfn> {
         if kind == MigrateType::Isolate {
             return None;
@@ -145,6 +145,11 @@ impl Buddy {
         }
         let slot = self.areas_mut().fitting(kind, order)?;
         Some(self.areas_mut().take(slot, kind, order))
+    }
+
+    #[inline(never)]
+    fn take_cma(&mut self, order: Order) -> Option<Pfn> {
+        self.take_own(MigrateType::Cma, order)
     }
 
     /// Two pageblocks that are one block, if none is free alone.
@@ -191,7 +196,7 @@ impl Buddy {
     #[inline(never)]
     fn take_other(&mut self, order: Order, request: Request) -> Option<Pfn> {
         if request.may_use_cma() {
-            if let Some(pfn) = self.take_own(MigrateType::Cma, order) {
+            if let Some(pfn) = self.take_cma(order) {
                 return Some(pfn);
             }
         }

@@ -57,7 +57,23 @@ impl<L: RawMutex> Zone<L> {
     /// and keep the pageblock back that they got one from; single pages only when there is nothing else.
     ///
     /// Linux: `rmqueue_buddy`, and `reserve_highatomic_pageblock` in `get_page_from_freelist`.
+    #[inline(always)]
     pub(crate) fn take_block(
+        &self,
+        buddy: &mut Buddy,
+        order: Order,
+        effort: Effort,
+        kind: MigrateType,
+    ) -> Option<Pfn> {
+        if effort.may_use_reserve() {
+            return self.take_reserved(buddy, order, effort, kind);
+        }
+        buddy.take(order, effort.request(kind)).ok()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_reserved(
         &self,
         buddy: &mut Buddy,
         order: Order,
@@ -78,8 +94,7 @@ impl<L: RawMutex> Zone<L> {
                 }
                 Some(pfn)
             }
-            Err(_) if effort.may_use_reserve() => reserved(buddy),
-            Err(_) => None,
+            Err(_) => reserved(buddy),
         }
     }
 

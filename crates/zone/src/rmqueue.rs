@@ -131,7 +131,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
 
     /// Every zone of the list of `node`, by its low mark: nearly always the first has it.
     /// Linux: `get_page_from_freelist`.
-    #[inline]
+    #[inline(always)]
     fn rmqueue_zones(
         &self,
         pin: CpuPin<'_>,
@@ -208,6 +208,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     }
 
     /// What a request looks for.
+    #[inline]
     pub(crate) fn search(
         &self,
         pin: CpuPin<'_>,

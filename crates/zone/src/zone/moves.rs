@@ -364,8 +364,9 @@ impl<L: RawMutex> Zone<L> {
         (count, refused)
     }
 
+    #[inline(never)]
     fn take_locked(&self, order: Order, effort: Effort, search: &Search) -> Option<Pfn> {
-        self.with_buddy(|buddy| {
+        self.with_buddy_here(|buddy| {
             let pfn = self.take_block(buddy, order, effort, search.kind)?;
             self.count_locked(search, 1, order.nr_pages());
             Some(pfn)
@@ -385,10 +386,10 @@ impl<L: RawMutex> Zone<L> {
     ///
     /// # Errors
     /// As for [`Zone::put_stocked`].
-    #[inline]
+    #[inline(never)]
     pub(crate) fn put_locked(&self, pfn: Pfn, order: Order) -> Result<(), Refused> {
         self.unmark(pfn);
-        self.with_buddy(|buddy| {
+        self.with_buddy_here(|buddy| {
             buddy.put(pfn, order).map_err(|why| (pfn, why))?;
             bump(&self.nr_pages_freed, order.nr_pages());
             Ok(())
