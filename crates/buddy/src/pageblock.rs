@@ -156,6 +156,12 @@ impl Pageblocks {
         self.blocks_of(range).iter().any(|block| block.get().1)
     }
 
+    /// Whether every pageblock of the frames of `range` has RAM. O(n) in pageblocks.
+    #[must_use]
+    pub fn has_all_present_in(&self, range: PfnRange) -> bool {
+        self.blocks_of(range).iter().all(|block| block.get().1)
+    }
+
     /// The frames from the first to the last pageblock with RAM. O(n) in pageblocks.
     #[must_use]
     pub fn present_span(&self) -> PfnRange {

@@ -336,7 +336,7 @@ fn bad_ranges_and_topologies_are_refused() {
     assert_eq!(zones.free_at_boot(PfnRange::EMPTY), Ok(0));
     assert_eq!(
         zones.free_at_boot(frames(250, 701)),
-        Err(FreeError::AlreadyFree)
+        Err(FreeError::OutsideZone)
     );
     assert_eq!(
         zones.free_at_boot(frames(2000, 2049)),

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use common::{TestZones, ThreadCpus, frames, note_bad, run_on, storage_for, take_bad};
 use kmm_frame::{Gfp, MAX_ORDER, MemMap, PAGES_PER_SECTION, Pfn, PfnRange, Section, SparseMap};
 use kmm_host::{PageReq, PageSource};
-use kmm_zone::{NodeLayouts, X86_64, ZoneLayout, Zones};
+use kmm_zone::{FreeError, NodeLayouts, X86_64, ZoneLayout, Zones};
 
 /// Room for the sections of `span`, none present; its memory is taken when it is written.
 fn table(span: PfnRange) -> &'static SparseMap {
@@ -92,4 +92,35 @@ fn frames_come_from_sections_that_exist() {
     take_all(&zones, &[0, 1, 2]);
     assert_eq!(map.overhead().nr_pages, 3 * PAGES_PER_SECTION);
     assert!(!map.is_valid(Section::new(3).range().start()));
+}
+
+#[test]
+fn holes_are_not_free_even_when_there_is_ram_that_was_not_given_yet() {
+    run_on(0);
+    let span = frames(0, 4 * PAGES_PER_SECTION);
+    let table = table(span);
+    let layouts = NodeLayouts::single(ZoneLayout::new::<X86_64>(span));
+    let phys = common::memory(frames(0, 1));
+    let storage = storage_for(&layouts, 1);
+    let zones: TestZones = Zones::new(
+        MemMap::sparse(table),
+        ThreadCpus(1),
+        phys,
+        &layouts,
+        storage,
+    )
+    .unwrap();
+    let (ram, hole) = (Section::new(0).range(), Section::new(1).range());
+    // SAFETY: the memory is there and zero; nobody else adds any.
+    unsafe { table.add_zeroed_section(Section::new(0)) }.unwrap();
+    zones.add_present(ram);
+    let few = PfnRange::with_len(hole.start(), 1);
+    for range in [few, hole, PfnRange::new(ram.end() - 1, ram.end() + 1)] {
+        assert_eq!(zones.free_at_boot(range), Err(FreeError::OutsideZone));
+    }
+    let lent = PfnRange::with_len(hole.start(), 1024);
+    assert_eq!(zones.free_cma_at_boot(lent), Err(FreeError::OutsideZone));
+    assert_eq!(zones.nr_free_pages(), 0);
+    assert_eq!(zones.free_at_boot(ram), Ok(PAGES_PER_SECTION));
+    zones.validate().unwrap();
 }

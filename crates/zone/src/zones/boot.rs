@@ -22,9 +22,10 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// Their descriptors are fresh, and stay untouched. Linux: `memblock_free_pages`. O(n) in pageblocks.
     ///
     /// # Errors
-    /// [`FreeError::OutsideZone`] if a frame is in no zone or in the device zone, [`FreeError::AlreadyFree`] if one is
-    /// free, or if that would be more than is present; nothing has changed then. Debug builds look at each descriptor, and
-    /// also refuse frames that are reserved ([`FreeError::Reserved`]) or in use ([`FreeError::AlreadyFree`]).
+    /// [`FreeError::OutsideZone`] if a frame is in no zone, in the device zone, or in a pageblock without RAM;
+    /// [`FreeError::AlreadyFree`] if one is free, or if that would be more than is present; nothing has changed then. Debug
+    /// builds look at each descriptor, and also refuse frames that are reserved ([`FreeError::Reserved`]) or in use
+    /// ([`FreeError::AlreadyFree`]).
     pub fn free_at_boot(&self, range: PfnRange) -> Result<usize, FreeError> {
         self.check_given(range)?;
         self.check_fresh(range)?;
@@ -87,6 +88,9 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             let mut more = 0;
             let mut is_free = false;
             for part in zone.own_parts(range) {
+                if !zone.pageblocks().has_all_present_in(part) {
+                    return Err(FreeError::OutsideZone);
+                }
                 more += part.nr_pages();
                 is_free |= zone.with_buddy(|buddy| buddy.has_free_in(part));
             }
