@@ -1,15 +1,9 @@
 //! vmap and ioremap: memory that vmalloc maps but does not own.
-#![allow(
-    unsafe_code,
-    missing_docs,
-    clippy::cast_possible_truncation,
-    clippy::undocumented_unsafe_blocks,
-    reason = "a test"
-)]
+#![allow(missing_docs, clippy::cast_possible_truncation, reason = "a test")]
 
 mod common;
 
-use common::{CPUS, START, rig};
+use common::{CPUS, START, iounmap, rig, vfree, vunmap};
 use kmm_frame::{Gfp, PAGE_SIZE, Pfn, PhysAddr};
 use kmm_host::{PageReq, PageSource};
 use kmm_pagetable_walker::PteFlags;
@@ -50,9 +44,9 @@ fn vmap_shows_the_callers_frames_and_leaves_them_to_him() {
     assert_eq!(flags, [(AreaFlags::MAP, 700), (AreaFlags::MAP, 1)]);
     assert_eq!(rig.vm.nr_pages(), 0, "none of them is vmalloc's");
 
-    assert_eq!(unsafe { rig.vm.vfree(addr) }, Err(VmallocError::NoSuchArea));
-    unsafe { rig.vm.vunmap(addr) }.unwrap();
-    unsafe { rig.vm.vunmap(again) }.unwrap();
+    assert_eq!(vfree(rig.vm, addr), Err(VmallocError::NoSuchArea));
+    vunmap(rig.vm, addr).unwrap();
+    vunmap(rig.vm, again).unwrap();
     assert!(rig.faults(addr) && rig.faults(again));
     assert_eq!(rig.outstanding(), before);
     blocks.into_iter().for_each(|block| rig.source.free(block));
@@ -73,7 +67,7 @@ fn vmap_refuses_what_is_no_sane_mapping() {
     let code = rig.vm.vmap(&frames, PteFlags::empty()).unwrap();
     assert!(rig.try_access(CPUS[0], code, Access::Execute).is_ok());
     assert!(rig.try_access(CPUS[0], code, Access::Write).is_err());
-    unsafe { rig.vm.vunmap(code) }.unwrap();
+    vunmap(rig.vm, code).unwrap();
     rig.assert_at_rest();
 }
 
@@ -103,8 +97,8 @@ fn ioremap_maps_registers_wherever_they_begin() {
             .all(|vm| vm.flags == AreaFlags::IOREMAP && vm.phys_addr == MMIO && vm.nr_pages == 0)
     );
     rig.vm.validate().unwrap();
-    unsafe { rig.vm.iounmap(addr) }.unwrap();
-    unsafe { rig.vm.iounmap(across) }.unwrap();
+    iounmap(rig.vm, addr).unwrap();
+    iounmap(rig.vm, across).unwrap();
     assert!(rig.faults(addr) && rig.faults(across));
     assert_eq!(rig.outstanding(), before);
     rig.assert_at_rest();
@@ -129,7 +123,7 @@ fn ioremap_selects_the_memory_type() {
             let pat_bit = if shift == 12 { 7 } else { 12 };
             let index = (page.entry >> 3 & 3) | (page.entry >> pat_bit & 1) << 2;
             assert_eq!(PAT_MSR >> (8 * index) & 0xff, memory_type, "{mode:?}");
-            unsafe { rig.vm.iounmap(addr) }.unwrap();
+            iounmap(rig.vm, addr).unwrap();
         }
     }
     rig.assert_at_rest();
@@ -153,8 +147,8 @@ fn large_device_memory_is_mapped_with_large_pages() {
     }
     assert!(rig.faults(addr + (5 << 20) + PAGE));
     rig.vm.validate().unwrap();
-    unsafe { rig.vm.iounmap(addr) }.unwrap();
-    unsafe { rig.vm.iounmap(small) }.unwrap();
+    iounmap(rig.vm, addr).unwrap();
+    iounmap(rig.vm, small).unwrap();
     rig.assert_at_rest();
 }
 
@@ -182,12 +176,12 @@ fn ioremap_refuses_ram_and_nonsense() {
     let legacy = rig
         .vm
         .ioremap(PhysAddr::new(0xa_0000), 0x1000, CacheMode::Uncached);
-    unsafe { rig.vm.iounmap(legacy.unwrap()) }.unwrap();
+    iounmap(rig.vm, legacy.unwrap()).unwrap();
     let last = rig.vm.ioremap(
         PhysAddr::new((1 << 52) - PAGE),
         PAGE_SIZE,
         CacheMode::Uncached,
     );
-    unsafe { rig.vm.iounmap(last.unwrap()) }.unwrap();
+    iounmap(rig.vm, last.unwrap()).unwrap();
     rig.assert_at_rest();
 }

@@ -1,18 +1,12 @@
 //! Random requests against a list of areas; failures at each point.
-#![allow(
-    unsafe_code,
-    missing_docs,
-    clippy::cast_possible_truncation,
-    clippy::undocumented_unsafe_blocks,
-    reason = "a test"
-)]
+#![allow(missing_docs, clippy::cast_possible_truncation, reason = "a test")]
 
 mod common;
 
 use core::sync::atomic::Ordering;
 use std::collections::BTreeMap;
 
-use common::{RANGE, Rig, rig, rig_with, vfree};
+use common::{RANGE, Rig, iounmap, rig, rig_with, vfree, vunmap};
 use kmm_frame::{Gfp, PAGE_SIZE, PhysAddr, VirtAddr};
 use kmm_host::{PageBlock, PageReq, PageSource};
 use kmm_pagetable_walker::{Levels, PteFlags};
@@ -95,7 +89,7 @@ fn step(rig: &Rig, oracle: &mut Oracle, rng: &mut Rng, id: u64) -> Result<(), Vm
                 Ok(got) if enough => got,
                 other => {
                     if let Ok(got) = other {
-                        unsafe { rig.vm.vunmap(got) }.unwrap();
+                        vunmap(rig.vm, got).unwrap();
                     }
                     blocks.into_iter().for_each(|block| rig.source.free(block));
                     return Err(VmallocError::OutOfMemory);
@@ -120,12 +114,12 @@ fn step(rig: &Rig, oracle: &mut Oracle, rng: &mut Rng, id: u64) -> Result<(), Vm
             check(rig, addr, &area);
             let va = VirtAddr::new(addr);
             match area.kind {
-                Kind::Alloc { .. } => vfree(rig.vm, va),
+                Kind::Alloc { .. } => vfree(rig.vm, va).unwrap(),
                 Kind::Map { blocks, .. } => {
-                    unsafe { rig.vm.vunmap(va) }.unwrap();
+                    vunmap(rig.vm, va).unwrap();
                     blocks.into_iter().for_each(|block| rig.source.free(block));
                 }
-                Kind::Io { .. } => unsafe { rig.vm.iounmap(va) }.unwrap(),
+                Kind::Io { .. } => iounmap(rig.vm, va).unwrap(),
             }
             assert!(rig.faults(va));
             return Ok(());
@@ -167,12 +161,12 @@ fn run(seed: u64, nr_ops: u64, per_mille: u64) {
             check(&rig, addr, &area);
             let va = VirtAddr::new(addr);
             match area.kind {
-                Kind::Alloc { .. } => vfree(rig.vm, va),
+                Kind::Alloc { .. } => vfree(rig.vm, va).unwrap(),
                 Kind::Map { blocks, .. } => {
-                    unsafe { rig.vm.vunmap(va) }.unwrap();
+                    vunmap(rig.vm, va).unwrap();
                     blocks.into_iter().for_each(|block| rig.source.free(block));
                 }
-                Kind::Io { .. } => unsafe { rig.vm.iounmap(va) }.unwrap(),
+                Kind::Io { .. } => iounmap(rig.vm, va).unwrap(),
             }
         }
         rig.assert_at_rest();
@@ -224,9 +218,9 @@ fn each_page_and_table_may_fail() {
             match got {
                 Ok(addr) => {
                     rig.vm.validate().unwrap();
-                    let released = unsafe { rig.vm.vfree(addr) }
-                        .or_else(|_| unsafe { rig.vm.vunmap(addr) })
-                        .or_else(|_| unsafe { rig.vm.iounmap(addr) });
+                    let released = vfree(rig.vm, addr)
+                        .or_else(|_| vunmap(rig.vm, addr))
+                        .or_else(|_| iounmap(rig.vm, addr));
                     released.unwrap();
                     break;
                 }

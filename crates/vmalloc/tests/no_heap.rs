@@ -1,10 +1,5 @@
 //! The list of areas cannot grow: the heap refuses, at each point where it is asked.
-#![allow(
-    unsafe_code,
-    missing_docs,
-    clippy::undocumented_unsafe_blocks,
-    reason = "a test"
-)]
+#![allow(unsafe_code, missing_docs, reason = "a test")]
 
 mod common;
 
@@ -12,7 +7,7 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::cell::Cell;
 use std::alloc::System;
 
-use common::{rig, vfree};
+use common::{iounmap, rig, vfree, vunmap};
 use kmm_frame::{Gfp, PAGE_SIZE, Pfn, PhysAddr};
 use kmm_pagetable_walker::PteFlags;
 use kmm_vmalloc::{CacheMode, VmallocError};
@@ -32,6 +27,7 @@ unsafe impl GlobalAlloc for Scarce {
                 if left != usize::MAX - 1 {
                     LEFT.set(left);
                 }
+                // SAFETY: the caller's promise.
                 unsafe { System.alloc(layout) }
             }
             None => core::ptr::null_mut(),
@@ -39,6 +35,7 @@ unsafe impl GlobalAlloc for Scarce {
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise; all memory is the system's.
         unsafe { System.dealloc(ptr, layout) };
     }
 }
@@ -74,7 +71,7 @@ fn each_growth_of_the_list_of_areas_may_fail() {
         }
         if live.is_empty() {
             let addr = rig.vm.vmalloc(1, Gfp::KERNEL).unwrap();
-            vfree(rig.vm, addr);
+            vfree(rig.vm, addr).unwrap();
         }
     }
     assert!(nr_refused > 5, "the list grew {nr_refused} times");
@@ -93,9 +90,9 @@ fn each_growth_of_the_list_of_areas_may_fail() {
             .all(|error| *error == VmallocError::OutOfMemory)
     );
     for vm in rig.vm.areas().collect::<Vec<_>>() {
-        let done = unsafe { rig.vm.iounmap(vm.addr) }
-            .or_else(|_| unsafe { rig.vm.vunmap(vm.addr) })
-            .or_else(|_| unsafe { rig.vm.vfree(vm.addr) });
+        let done = iounmap(rig.vm, vm.addr)
+            .or_else(|_| vunmap(rig.vm, vm.addr))
+            .or_else(|_| vfree(rig.vm, vm.addr));
         done.unwrap();
     }
     rig.assert_at_rest();

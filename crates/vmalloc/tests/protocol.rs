@@ -3,7 +3,6 @@
     unsafe_code,
     missing_docs,
     clippy::cast_possible_truncation,
-    clippy::undocumented_unsafe_blocks,
     reason = "a test"
 )]
 
@@ -14,14 +13,14 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::OnceLock;
 use std::thread;
 
-use common::{RANGE, Rig, START, rig_with, vfree};
+use common::{AnyVmalloc, RANGE, Rig, START, mapper, rig_with, vfree};
 use kmm_frame::{Gfp, PAGE_SIZE, PfnRange, VirtAddr};
 use kmm_host::{AllocError, CpuId, PageBlock, PageReq, PageSource, TlbControl, TlbTarget};
-use kmm_pagetable_walker::{Levels, Mapper, TableCounter};
-use kmm_sim::{Config, FreeListSource, Machine, Mode, Rng, SimLock, SimPtes, SimTlb, seeded};
+use kmm_pagetable_walker::Levels;
+use kmm_sim::{Config, FreeListSource, Machine, Mode, Rng, SimTlb, seeded};
 use kmm_vmalloc::{Vmalloc, VmallocConfig, VmallocError};
 
-type Watched = Vmalloc<'static, SimPtes, Reclaiming, Answering, SimLock>;
+type Watched = AnyVmalloc<Reclaiming, Answering>;
 
 static VM: OnceLock<&'static Watched> = OnceLock::new();
 static NR_ASKED: AtomicUsize = AtomicUsize::new(0);
@@ -43,7 +42,7 @@ fn meanwhile() {
         return;
     };
     if dying != VirtAddr::ZERO {
-        assert_eq!(unsafe { vm.vfree(dying) }, Err(VmallocError::NoSuchArea));
+        assert_eq!(vfree(vm, dying), Err(VmallocError::NoSuchArea));
         assert_eq!(vm.find_vm_area(dying), None);
         let addr = vm.vmalloc(PAGE_SIZE, Gfp::KERNEL).unwrap();
         MEANWHILE.store(addr.as_u64(), Ordering::Relaxed);
@@ -90,16 +89,7 @@ impl TlbControl for Answering {
 fn no_lock_is_held_while_pages_are_asked_for_flushed_or_freed() {
     let machine = Machine::new(Config::with_mib(16));
     let source: &'static _ = Box::leak(Box::new(Reclaiming(FreeListSource::new(machine))));
-    let tables = Box::leak(Box::new(TableCounter::new()));
-    let mapper = unsafe {
-        Mapper::new(
-            machine.ptes(),
-            source,
-            machine.mem_map(),
-            Levels::Four,
-            tables,
-        )
-    };
+    let mapper = mapper(machine, source, Levels::Four);
     let root = mapper.alloc_root().unwrap();
     let config = VmallocConfig {
         range: RANGE,
@@ -116,7 +106,7 @@ fn no_lock_is_held_while_pages_are_asked_for_flushed_or_freed() {
         "tables do not wait"
     );
     DYING.store(addr.as_u64(), Ordering::Relaxed);
-    unsafe { vm.vfree(addr) }.unwrap();
+    vfree(vm, addr).unwrap();
     assert_eq!(NR_FLUSHED.load(Ordering::Relaxed), 1);
     let meanwhile = VirtAddr::new(MEANWHILE.load(Ordering::Relaxed));
     let past = addr + 1501 * PAGE_SIZE as u64;
@@ -129,8 +119,8 @@ fn no_lock_is_held_while_pages_are_asked_for_flushed_or_freed() {
         Ok(addr),
         "then they are not"
     );
-    unsafe { vm.vfree(addr) }.unwrap();
-    unsafe { vm.vfree(meanwhile) }.unwrap();
+    vfree(vm, addr).unwrap();
+    vfree(vm, meanwhile).unwrap();
     vm.validate().unwrap();
 }
 
@@ -153,7 +143,7 @@ fn hammer(rig: &Rig, cpu: CpuId, mut rng: Rng) {
             let at = rng.index(live.len());
             let (va, id) = live.swap_remove(at);
             access(va, id, false);
-            vfree(rig.vm, va);
+            vfree(rig.vm, va).unwrap();
         } else {
             let pages = rng.range(1..50) as usize;
             let va = rig.vm.vmalloc(pages * PAGE_SIZE, Gfp::KERNEL).unwrap();
@@ -168,7 +158,7 @@ fn hammer(rig: &Rig, cpu: CpuId, mut rng: Rng) {
     }
     for (va, id) in live {
         access(va, id, false);
-        vfree(rig.vm, va);
+        vfree(rig.vm, va).unwrap();
     }
 }
 

@@ -1,15 +1,9 @@
 //! vmalloc, as the machine sees it.
-#![allow(
-    unsafe_code,
-    missing_docs,
-    clippy::cast_possible_truncation,
-    clippy::undocumented_unsafe_blocks,
-    reason = "a test"
-)]
+#![allow(missing_docs, clippy::cast_possible_truncation, reason = "a test")]
 
 mod common;
 
-use common::{CPUS, RANGE, START, rig, rig_with, vfree};
+use common::{CPUS, RANGE, START, iounmap, kvfree, rig, rig_with, vfree, vunmap};
 use kmm_frame::{Gfp, PAGE_SIZE, PhysAddr, VirtAddr};
 use kmm_host::{PageReq, PageSource};
 use kmm_pagetable_walker::Levels;
@@ -37,10 +31,10 @@ fn memory_holds_what_is_written_and_ends_with_a_guard_page() {
         assert!(rig.faults(second - 1), "the last byte before it");
         assert!(rig.faults(second + PAGE));
         rig.vm.validate().unwrap();
-        vfree(rig.vm, first);
+        vfree(rig.vm, first).unwrap();
         assert!(rig.faults(first));
         assert!(rig.holds(second, PAGE_SIZE, 2));
-        vfree(rig.vm, second);
+        vfree(rig.vm, second).unwrap();
         rig.assert_at_rest();
     }
 }
@@ -58,7 +52,7 @@ fn memory_is_for_the_kernel_to_read_and_write_only() {
     assert!(!access(Access::Read, Mode::User), "not open to programs");
     let page = rig.machine.translation(rig.root, addr).unwrap();
     assert!(page.global, "kept when another program runs");
-    vfree(rig.vm, addr);
+    vfree(rig.vm, addr).unwrap();
     rig.assert_at_rest();
 }
 
@@ -69,7 +63,7 @@ fn vzalloc_is_zero_and_vmalloc_need_not_be() {
         let addr = rig.vm.vzalloc(5 * PAGE_SIZE, Gfp::KERNEL).unwrap();
         assert!(rig.read(addr, 5 * PAGE_SIZE).iter().all(|&byte| byte == 0));
         rig.fill(addr, 5 * PAGE_SIZE, 3);
-        vfree(rig.vm, addr);
+        vfree(rig.vm, addr).unwrap();
     }
     rig.assert_at_rest();
 }
@@ -89,7 +83,7 @@ fn scattered_frames_make_contiguous_addresses() {
     let addr = rig.vm.vmalloc(size, Gfp::KERNEL).unwrap();
     rig.fill(addr, size, 4);
     assert!(rig.holds(addr, size, 4));
-    vfree(rig.vm, addr);
+    vfree(rig.vm, addr).unwrap();
     even.into_iter().for_each(|block| rig.source.free(block));
     rig.assert_at_rest();
 }
@@ -103,7 +97,7 @@ fn vfree_flushes_once_and_before_it_frees() {
     rig.fill(addr, nr_pages * PAGE_SIZE, 5);
     assert!(rig.holds(addr, nr_pages * PAGE_SIZE, 5));
     let flushes = rig.machine.tlb().nr_flushes();
-    vfree(rig.vm, addr);
+    vfree(rig.vm, addr).unwrap();
     assert_eq!(rig.machine.tlb().nr_flushes() - flushes, 1);
     for nr in 0..nr_pages as u64 {
         assert!(rig.faults(addr + nr * PAGE));
@@ -124,7 +118,7 @@ fn every_address_space_sees_an_area_at_once() {
         .read(CPUS[1], process.pfn(), addr, Mode::Kernel, &mut bytes);
     read.unwrap();
     assert_eq!(bytes[..], rig.read(addr, 16));
-    vfree(rig.vm, addr);
+    vfree(rig.vm, addr).unwrap();
     let gone = rig
         .machine
         .access(CPUS[1], process.pfn(), addr, Access::Read, Mode::Kernel);
@@ -154,7 +148,7 @@ fn sizes_that_cannot_be_are_refused() {
         .vmalloc((64 << 20) - PAGE_SIZE, Gfp::KERNEL)
         .unwrap();
     assert_eq!(refuse(1), VmallocError::NoSpace);
-    vfree(roomy.vm, all);
+    vfree(roomy.vm, all).unwrap();
     roomy.assert_at_rest();
 }
 
@@ -162,21 +156,15 @@ fn sizes_that_cannot_be_are_refused() {
 fn an_address_that_is_no_area_is_refused() {
     let rig = rig();
     let addr = rig.vm.vmalloc(2 * PAGE_SIZE, Gfp::KERNEL).unwrap();
-    let refuse = |addr| assert_eq!(unsafe { rig.vm.vfree(addr) }, Err(VmallocError::NoSuchArea));
+    let refuse = |addr| assert_eq!(vfree(rig.vm, addr), Err(VmallocError::NoSuchArea));
     refuse(addr + PAGE);
     refuse(addr + 1);
     refuse(addr + 2 * PAGE);
     refuse(VirtAddr::ZERO);
-    assert_eq!(
-        unsafe { rig.vm.vunmap(addr) },
-        Err(VmallocError::NoSuchArea)
-    );
-    assert_eq!(
-        unsafe { rig.vm.iounmap(addr) },
-        Err(VmallocError::NoSuchArea)
-    );
+    assert_eq!(vunmap(rig.vm, addr), Err(VmallocError::NoSuchArea));
+    assert_eq!(iounmap(rig.vm, addr), Err(VmallocError::NoSuchArea));
     rig.vm.validate().unwrap();
-    vfree(rig.vm, addr);
+    vfree(rig.vm, addr).unwrap();
     refuse(addr);
     rig.assert_at_rest();
 }
@@ -211,7 +199,7 @@ fn areas_are_listed_with_who_asked_for_them() {
         assert_eq!(page.phys, pfn.phys());
     }
     for addr in addrs {
-        vfree(rig.vm, addr);
+        vfree(rig.vm, addr).unwrap();
     }
     rig.assert_at_rest();
 }
@@ -242,8 +230,8 @@ fn early_areas_keep_their_addresses() {
     let addr = rig.vm.vmalloc(1, Gfp::KERNEL).unwrap();
     assert_eq!(addr, START + 3 * PAGE, "two pages do not fit below it");
     assert_eq!(rig.vm.areas().count(), 2);
-    unsafe { rig.vm.iounmap(START + PAGE) }.unwrap();
-    vfree(rig.vm, addr);
+    iounmap(rig.vm, START + PAGE).unwrap();
+    vfree(rig.vm, addr).unwrap();
     rig.assert_at_rest();
 }
 
@@ -263,12 +251,12 @@ fn kvmalloc_tries_contiguous_memory_without_trying_hard() {
     assert_eq!(size, 1 << 20);
     assert!(gfp.contains(Gfp::NORETRY | Gfp::NOWARN | Gfp::ZERO));
     let mut freed = None;
-    unsafe { rig.vm.kvfree(direct, |addr| freed = Some(addr)) }.unwrap();
+    kvfree(rig.vm, direct, |addr| freed = Some(addr)).unwrap();
     assert_eq!(freed, Some(direct));
 
     let addr = rig.vm.kvmalloc(1 << 20, Gfp::KERNEL, |_, _| None).unwrap();
     assert!(rig.vm.is_vmalloc_addr(addr));
-    unsafe { rig.vm.kvfree(addr, |_| panic!("not from kmalloc")) }.unwrap();
+    kvfree(rig.vm, addr, |_| panic!("not from kmalloc")).unwrap();
 
     let small = rig.vm.kvmalloc(PAGE_SIZE, Gfp::KERNEL, |_, gfp| {
         assert_eq!(gfp, Gfp::KERNEL);

@@ -6,7 +6,6 @@
     missing_docs,
     missing_debug_implementations,
     clippy::cast_possible_truncation,
-    clippy::undocumented_unsafe_blocks,
     reason = "each test file uses its part of this"
 )]
 
@@ -14,15 +13,17 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use kmm_frame::{PAGE_SIZE, PageFlags, Pfn, PfnRange, VirtAddr};
-use kmm_host::{AllocError, CpuId, PageBlock, PageReq, PageSource};
+use kmm_host::{AllocError, CpuId, PageBlock, PageReq, PageSource, TlbControl};
 use kmm_pagetable_walker::{KernelHalf, Levels, Mapper, TableCounter};
 use kmm_sim::{
     Access, Config, FailRandom, Fault, FreeListSource, Machine, Mode, SimLock, SimPtes, SimTlb,
 };
-use kmm_vmalloc::{Vmalloc, VmallocConfig};
+use kmm_vmalloc::{Vmalloc, VmallocConfig, VmallocError};
 
 pub type Source = Budget;
-pub type SimVmalloc = Vmalloc<'static, SimPtes, Source, SimTlb, SimLock>;
+pub type AnyVmalloc<A, T> = Vmalloc<'static, SimPtes, A, T, SimLock>;
+pub type SimVmalloc = AnyVmalloc<Source, SimTlb>;
+pub type Freed = Result<(), VmallocError>;
 
 /// Lets all requests fail after so many.
 pub struct Budget {
@@ -70,8 +71,7 @@ pub fn rig_with(config: Config, levels: Levels) -> Rig {
         inner: FailRandom::new(FreeListSource::new(machine), 1, 0),
         left: AtomicU64::new(u64::MAX),
     }));
-    let tables = Box::leak(Box::new(TableCounter::new()));
-    let mapper = unsafe { Mapper::new(machine.ptes(), source, machine.mem_map(), levels, tables) };
+    let mapper = mapper(machine, source, levels);
     let mut root = mapper.alloc_root().unwrap();
     let kernel = mapper.prealloc_kernel_pgds(&mut root, RANGE).unwrap();
     let pfn = root.pfn();
@@ -167,6 +167,35 @@ fn pattern(id: u64, at: usize) -> u8 {
     (id.wrapping_mul(0x9e37_79b9) >> (8 * (at % 4))) as u8 ^ (at as u8) ^ ((at / PAGE_SIZE) as u8)
 }
 
-pub fn vfree(vm: &SimVmalloc, addr: VirtAddr) {
-    unsafe { vm.vfree(addr) }.unwrap();
+/// [`Vmalloc::vfree`] and its like, which tests may call with anything: memory of the simulated machine is only reached by
+/// its addresses, and the machine refuses those that are not mapped.
+pub fn vfree<A: PageSource, T: TlbControl>(vm: &AnyVmalloc<A, T>, addr: VirtAddr) -> Freed {
+    // SAFETY: nobody has a reference into an area.
+    unsafe { vm.vfree(addr) }
+}
+
+pub fn vunmap<A: PageSource, T: TlbControl>(vm: &AnyVmalloc<A, T>, addr: VirtAddr) -> Freed {
+    // SAFETY: as above.
+    unsafe { vm.vunmap(addr) }
+}
+
+pub fn iounmap<A: PageSource, T: TlbControl>(vm: &AnyVmalloc<A, T>, addr: VirtAddr) -> Freed {
+    // SAFETY: as above.
+    unsafe { vm.iounmap(addr) }
+}
+
+pub fn kvfree(vm: &SimVmalloc, addr: VirtAddr, kfree: impl FnOnce(VirtAddr)) -> Freed {
+    // SAFETY: as above, and `kfree` of a test frees nothing.
+    unsafe { vm.kvfree(addr, kfree) }
+}
+
+/// The mapper of a machine's kernel tables.
+pub fn mapper<A: PageSource>(
+    machine: &'static Machine,
+    source: &'static A,
+    levels: Levels,
+) -> Mapper<'static, SimPtes, A> {
+    let tables = Box::leak(Box::new(TableCounter::new()));
+    // SAFETY: store and descriptors are those of one machine, whose frames the source hands out.
+    unsafe { Mapper::new(machine.ptes(), source, machine.mem_map(), levels, tables) }
 }
