@@ -109,6 +109,9 @@ fn apt(prefix: &[&str], args: &[&str]) -> Command {
         "Acquire::http::Timeout=30",
         "-o",
         "Acquire::Retries=1",
+        // What is unpacked need not lie there as an archive too.
+        "-o",
+        "APT::Keep-Downloaded-Packages=false",
     ]);
     words.extend(args);
     let mut command = Command::new(words[0]);

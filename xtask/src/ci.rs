@@ -10,10 +10,11 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
+use crate::disk::{self, Disk};
 use crate::flags::Flags;
 use crate::tally::Tally;
 use crate::toolchain::Toolchain;
-use crate::{apt, examples, loom, probe, proc, test, tidy, toolchain};
+use crate::{apt, examples, loom, probe, proc, scenarios, test, tidy, toolchain};
 
 /// For fetching a component; after this the step is skipped.
 const ATTEMPT: Duration = Duration::from_secs(60);
@@ -25,6 +26,10 @@ const PACKAGES_TOGETHER: &str = "cargo package of several crates wants cargo 1.9
 pub(crate) fn main(mut flags: Flags) -> Result<u8> {
     let quick = flags.flag("--quick");
     flags.finish()?;
+    if !disk::is_lean() {
+        return run_lean(quick);
+    }
+    let mut disk = Disk::begin();
     let mut tally = Tally::default();
     let tools = toolchain::find();
     if let Ok(tools) = &tools {
@@ -46,7 +51,9 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
                     builds_alone(&tools, name)
                 });
             }
+            disk.stage_is_over(&[]);
             examples::check(&mut tally, &tools);
+            disk.stage_is_over(&["examples"]);
         }
         Err(error) => {
             println!("FAILED: {error:#}");
@@ -58,11 +65,31 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
     }
     packages(&mut tally, &crates);
     msrv(&mut tally);
+    disk.stage_is_over(&["probe", "package", "msrv"]);
     if !quick {
         loom::run(&mut tally);
-        test::all(&mut tally);
+        disk.stage_is_over(&["loom"]);
+        test::crates(&mut tally);
+        disk.stage_is_over(&[]);
+        test::fuzz_corpus(&mut tally);
+        disk.stage_is_over(&["fuzz"]);
+        test::programs_on_linux(&mut tally);
+        scenarios::run_all(&mut tally, &[]);
     }
+    disk.finish();
     Ok(tally.finish())
+}
+
+/// Begins again with an environment that makes every cargo inside build what a check needs, and no more.
+fn run_lean(quick: bool) -> Result<u8> {
+    let mut again = Command::new(std::env::current_exe()?);
+    again.arg("ci").args(quick.then_some("--quick"));
+    disk::lean(&mut again);
+    let status = proc::status(&mut again)?;
+    Ok(status
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(2))
 }
 
 /// The library crates that a stranger can take: those with a floor that is a number.

@@ -9,6 +9,7 @@ mod bench;
 mod ci;
 mod cpio;
 mod deep;
+mod disk;
 mod examples;
 mod flags;
 mod guest;

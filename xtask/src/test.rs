@@ -24,7 +24,8 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
     flags.finish()?;
     let mut tally = Tally::default();
     if !qemu && names.is_empty() {
-        host_tests(&mut tally);
+        crates(&mut tally);
+        fuzz_corpus(&mut tally);
         programs_on_linux(&mut tally);
     }
     if !host {
@@ -33,18 +34,16 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
     Ok(tally.finish())
 }
 
-/// Everything: what `ci` calls.
-pub(crate) fn all(tally: &mut Tally) {
-    host_tests(tally);
-    programs_on_linux(tally);
-    scenarios::run_all(tally, &[]);
-}
-
-fn host_tests(tally: &mut Tally) {
+/// The tests of every crate that runs on the host.
+pub(crate) fn crates(tally: &mut Tally) {
     println!("== host tests: cargo test");
     let mut cargo = proc::host_cargo();
     cargo.args(["test", "--no-fail-fast"]);
     count("cargo test", cargo, tally);
+}
+
+/// What any compiler can do with `fuzz/`: every committed input, and some random ones.
+pub(crate) fn fuzz_corpus(tally: &mut Tally) {
     println!("== fuzz targets over their committed inputs");
     let mut cargo = proc::host_cargo();
     cargo
@@ -57,7 +56,7 @@ fn host_tests(tally: &mut Tally) {
 /// The programs of `user/` check themselves; what they check has to hold on Linux too, or it is not what Linux does.
 ///
 /// Only those of [`ON_LINUX`]: one that tries what it may, or takes what there is, has no business on somebody's machine.
-fn programs_on_linux(tally: &mut Tally) {
+pub(crate) fn programs_on_linux(tally: &mut Tally) {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         return tally.skip("our programs on Linux", "this is not x86-64 Linux");
     }

@@ -10,8 +10,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::proc;
 use crate::tally::Tally;
+use crate::{proc, test};
 
 const HOST: &str = "x86_64-unknown-linux-gnu";
 /// Edges counted, comparisons traced, addresses checked.
@@ -40,7 +40,7 @@ pub(super) fn targets() -> Result<Vec<String>> {
 
 /// Runs them all, or those that are named, for `seconds` each.
 pub(super) fn run(tally: &mut Tally, seconds: u32, wanted: &[String]) {
-    tally.step("fuzz: the committed corpus", corpus);
+    test::fuzz_corpus(tally);
     if !has_nightly() {
         return tally.skip(
             "fuzz",
@@ -61,17 +61,6 @@ pub(super) fn run(tally: &mut Tally, seconds: u32, wanted: &[String]) {
             });
         }
     }
-}
-
-/// What any compiler can do: every committed input, and some random ones.
-fn corpus() -> Result<()> {
-    let mut cargo = proc::host_cargo();
-    cargo
-        .args(["test", "--quiet", "--manifest-path", "fuzz/Cargo.toml"])
-        .env("CARGO_TARGET_DIR", target_dir());
-    let done = proc::quiet("fuzz corpus", &mut cargo, BUILD_LIMIT)?;
-    ensure!(done.ok, "{}", done.tail(30));
-    Ok(())
 }
 
 fn target_dir() -> PathBuf {
