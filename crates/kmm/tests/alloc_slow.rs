@@ -4,8 +4,8 @@
 mod common;
 
 use common::{
-    Fake, NR_FRAMES, finish, frames, large_zone, order, short, take_bugs, take_steps, take_texts,
-    two_nodes, world_with,
+    Fake, NR_FRAMES, drain_here, finish, frames, large_zone, order, short, take_bugs, take_steps,
+    take_texts, two_nodes, world_with,
 };
 use kmm::frame::{Gfp, NodeId, NodeMask, Order, VmEvent, ZoneType};
 use kmm::host::{AllocError, PageBlock, PageReq, PageSource, Scope, Sleep};
@@ -531,11 +531,7 @@ fn marks_say_who_gets_what() {
     // kswapd: as many as it takes, and no more.
     while !zones().all(|zone| zone.watermark_ok(Order::ZERO, Mark::High, ZoneType::Normal)) {
         world.give_back(blocks.pop());
-        use kmm::host::Cpus;
-        world
-            .zones
-            .cpus()
-            .with_pin(|pin| world.zones.drain_pcp(pin));
+        drain_here(world.zones);
     }
     fake.state().wakes.clear();
     let free = world.nr_free();

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use kmm_frame::{Gfp, NodeId, NodeMask, Order, Pfn, ZoneType};
-use kmm_host::{Context, Misuse, Sleep};
+use kmm_host::{Context, CpuId, Misuse, Sleep};
 
 use super::{AllocFailure, AllocStep};
 
@@ -83,6 +83,13 @@ pub trait Reclaimer: Sync + fmt::Debug {
     /// Any, interrupts included.
     fn wake_kswapd(&self, node: NodeId, order: Order, highest: ZoneType) {
         let _ = (node, order, highest);
+    }
+
+    /// Has another CPU call [`kmm_zone::Zones::drain_pcp`], by an interrupt or by a task of its own, and is back when that was
+    /// done. What lies in its stock is free, but nobody else can reach it; left out, it stays there until that CPU next
+    /// fills or empties its stock. Linux: `drain_local_pages_wq`, which `drain_all_pages` sends.
+    fn drain_cpu(&self, sleep: &mut Sleep, cpu: CpuId) {
+        let _ = (sleep, cpu);
     }
 
     /// Frees pages for a request; how many. Linux: `try_to_free_pages`.

@@ -5,7 +5,7 @@
 use core::sync::atomic::Ordering;
 
 use kmm_frame::{Gfp, NodeMask, Order, VmEvent, ZoneType};
-use kmm_host::{AllocError, Host, PageBlock, Scope, Sleep};
+use kmm_host::{AllocError, CpuId, Cpus as _, Host, PageBlock, Scope, Sleep};
 use kmm_zone::{AllowedNodes, Pressure};
 
 use super::places::Request;
@@ -74,6 +74,24 @@ impl<H: Host> PageAlloc<H> {
             }
         }
     }
+
+    /// Makes the other CPUs give back what they have in stock; how many had something. Linux: `drain_all_pages`.
+    fn drain_others(&self, sleep: &mut Sleep) -> usize {
+        let (zones, cpus) = (self.zones, self.host.cpus());
+        let mut nr_cpus = 0;
+        let count = |_: CpuId| nr_cpus += 1;
+        cpus.with_pin_from(sleep, |pin| zones.drain_all_cpus(pin, count));
+        if nr_cpus == 0 {
+            return 0;
+        }
+        // Not under the pin: another CPU may be waiting for this one in the same way.
+        let all = (0..).take(cpus.nr_cpus()).map(CpuId::new);
+        for cpu in all.filter(|cpu| !zones.is_drained(*cpu)) {
+            self.hooks.reclaimer.drain_cpu(sleep, cpu);
+        }
+        self.step(AllocStep::Drained(nr_cpus));
+        nr_cpus
+    }
 }
 
 /// One request on its way through the slow path.
@@ -108,7 +126,10 @@ impl<H: Host> Attempt<'_, H> {
             outcome = match outcome {
                 Outcome::Got(block) => return Some(block),
                 Outcome::Retry => self.next_try(),
-                Outcome::NoPage => self.must_not_fail()?,
+                Outcome::NoPage => match self.from_other_cpus() {
+                    Some(block) => return Some(block),
+                    None => self.must_not_fail()?,
+                },
             };
         }
     }
@@ -295,10 +316,21 @@ impl<H: Host> Attempt<'_, H> {
         let freed = self.freeing(|pages, sleep| pages.hooks.reclaimer.reclaim(sleep, &reclaim));
         let nr_reclaimed = freed.unwrap_or(0);
         self.pages.step(AllocStep::Reclaimed(nr_reclaimed));
-        if nr_reclaimed == 0 {
-            return (0, None);
+        let found = match nr_reclaimed {
+            0 => None,
+            _ => self.free_lists(self.may_use_reserves()),
+        };
+        // Before anybody is killed, or anything tried again.
+        (nr_reclaimed, found.or_else(|| self.from_other_cpus()))
+    }
+
+    /// With what other CPUs have in stock, if they have any: it is free, but out of reach until they give it back.
+    fn from_other_cpus(&mut self) -> Option<PageBlock> {
+        let sleep = self.sleep.as_deref_mut()?;
+        if self.pages.drain_others(sleep) == 0 {
+            return None;
         }
-        (nr_reclaimed, self.free_lists(self.may_use_reserves()))
+        self.free_lists(self.may_use_reserves())
     }
 
     /// Linux: `__alloc_pages_direct_compact`.

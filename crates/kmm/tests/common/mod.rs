@@ -12,7 +12,7 @@ use core::ptr::NonNull;
 use std::sync::{Mutex, OnceLock};
 
 use kmm::frame::{Gfp, NodeId, Order, Pfn, PfnRange, Topology, ZoneType};
-use kmm::host::{Backtrace, Context, Host, Owners, PageBlock, PageReq, Scope, Sleep};
+use kmm::host::{Backtrace, Context, CpuId, Host, Owners, PageBlock, PageReq, Scope, Sleep};
 use kmm::layers::{OwnerSlot, OwnerTable};
 use kmm::zone::{NodeLayouts, ZoneLayout, ZoneLimits, ZoneStorage, Zones};
 use kmm::{
@@ -178,6 +178,8 @@ pub struct World<O: Owners + Sync + 'static = ()> {
 
 /// Frames of the machine.
 pub const NR_FRAMES: usize = 4096;
+/// CPUs of the machine. A thread is CPU 0 until it says otherwise.
+pub const NR_CPUS: usize = 4;
 
 /// 4096 frames in three zones with marks of `min` pages in all, and nobody who reclaims.
 pub fn world(min: usize) -> World {
@@ -234,18 +236,18 @@ fn build_on<A: ZoneLimits, O: Owners + Sync + 'static>(
     topology: &Topology,
     owners: impl FnOnce(&Machine) -> O,
 ) -> World<O> {
-    let machine = Machine::new(Config::with_ram([ram]));
+    let machine = Machine::new(Config::with_ram([ram]).cpus(NR_CPUS));
     let topology: &'static Topology = Box::leak(Box::new(topology.clone()));
     let layouts = if topology.nr_nodes() == 1 {
         NodeLayouts::single(ZoneLayout::new::<A>(ram))
     } else {
         NodeLayouts::new::<A>(topology, [ram])
     };
-    let size = ZoneStorage::<SimLock>::layout(&layouts, 1).unwrap();
+    let size = ZoneStorage::<SimLock>::layout(&layouts, NR_CPUS).unwrap();
     // SAFETY: zones want some memory.
     let place = NonNull::new(unsafe { std::alloc::alloc_zeroed(size) }).unwrap();
     // SAFETY: as large as they want, and nobody else's.
-    let storage = unsafe { ZoneStorage::new_in(&layouts, 1, place) };
+    let storage = unsafe { ZoneStorage::new_in(&layouts, NR_CPUS, place) };
     let map = machine.mem_map();
     let zones = Zones::new(map, machine.cpus(), machine.phys(), &layouts, storage)
         .unwrap()
@@ -335,6 +337,8 @@ pub struct State {
     pub compactions: Vec<CompactResult>,
     /// Blocks that a successful compaction makes.
     pub compacted: Vec<PageBlock>,
+    /// Whether other CPUs do what is asked of them.
+    pub drains: bool,
     pub oom: Option<OomResult>,
     pub reclaimable: usize,
     /// With the so-many-th question for that, everything held is freed.
@@ -386,21 +390,15 @@ impl Fake {
         let zones = self.zones.get().unwrap();
         let count = blocks.len();
         blocks.into_iter().for_each(|block| zones.free(block));
-        zones.drain_pcp_here();
+        drain_here(zones);
         count
     }
 }
 
-trait DrainHere {
-    fn drain_pcp_here(&self);
-}
-
-impl DrainHere for Pages<TestHost<()>> {
-    /// What was freed is on the free lists, where watermarks count it.
-    fn drain_pcp_here(&self) {
-        use kmm::host::Cpus;
-        self.cpus().with_pin(|pin| self.drain_pcp(pin));
-    }
+/// What was freed is on the free lists, where watermarks count it.
+pub fn drain_here(zones: &Pages<TestHost<()>>) {
+    use kmm::host::Cpus;
+    zones.cpus().with_pin(|pin| zones.drain_pcp(pin));
 }
 
 /// Nothing is free above the min mark; the fake holds `held` pages of what was.
@@ -430,6 +428,14 @@ pub fn finish(world: &World, fake: &Fake, blocks: Vec<PageBlock>) {
 impl Reclaimer for Fake {
     fn wake_kswapd(&self, node: NodeId, order: Order, highest: ZoneType) {
         self.state().wakes.push((node, order, highest));
+    }
+
+    fn drain_cpu(&self, sleep: &mut Sleep, cpu: CpuId) {
+        let _ = sleep;
+        if self.state().drains {
+            let zones = self.zones.get().unwrap();
+            zones.cpus().run_on(cpu, || drain_here(zones));
+        }
     }
 
     fn reclaim(&self, sleep: &mut Sleep, req: &ReclaimReq) -> usize {
