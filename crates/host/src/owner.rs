@@ -50,6 +50,8 @@ pub enum Misuse {
         /// The order of the block.
         order: Order,
     },
+    /// Others hold a part of it, or all.
+    Held,
     /// It was handed out although somebody has it: the source is broken.
     HandedOutTwice,
 }
@@ -62,6 +64,7 @@ impl fmt::Display for Misuse {
             Self::WrongOrder { head, order } => {
                 write!(f, "part of the block of order {order} at pfn {head}")
             }
+            Self::Held => f.write_str("others hold it"),
             Self::HandedOutTwice => f.write_str("handed out twice"),
         }
     }

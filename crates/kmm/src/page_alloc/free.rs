@@ -7,7 +7,7 @@
 use core::fmt;
 use core::ptr::NonNull;
 
-use kmm_frame::{Folio, Order, PageFlags, Pfn};
+use kmm_frame::{Folio, Order, Page, PageFlags, Pfn};
 use kmm_host::{Host, Misuse, Owners, PageBlock, PageSource, PhysMap};
 use kmm_zone::BadPage;
 
@@ -18,6 +18,11 @@ pub(super) const CHARGED: PageFlags = PageFlags::ACCOUNTED;
 /// What has to be undone before a page goes back.
 const MARKS: PageFlags = CHARGED.union(PageFlags::HEAD);
 
+/// Whether a page carries something that has to be undone.
+fn is_marked(page: &Page) -> bool {
+    page.flags().intersects(MARKS)
+}
+
 impl<H: Host> PageAlloc<H> {
     /// Gives a block back. Linux: `__free_pages`.
     ///
@@ -27,7 +32,7 @@ impl<H: Host> PageAlloc<H> {
     /// Does not sleep. From any context, interrupts included.
     #[inline]
     pub fn free_pages(&self, block: PageBlock) {
-        if let Some(block) = self.check_free(block) {
+        if let Some(block) = self.check_free(block, 1) {
             self.zones.free(block);
         }
     }
@@ -48,7 +53,7 @@ impl<H: Host> PageAlloc<H> {
     /// As for [`PageAlloc::free_pages`].
     pub fn free_pages_bulk(&self, blocks: &mut [Option<PageBlock>]) {
         for slot in blocks.iter_mut() {
-            *slot = slot.take().and_then(|block| self.check_free(block));
+            *slot = slot.take().and_then(|block| self.check_free(block, 1));
         }
         self.zones.free_bulk(blocks);
     }
@@ -63,7 +68,7 @@ impl<H: Host> PageAlloc<H> {
     }
 
     /// Gives up a reference to a page, or to the compound page that it is in; the last one frees it. Linux: `put_page`,
-    /// `folio_put`.
+    /// `folio_put`. In debug builds one of a page that nobody holds is reported, and nothing happens.
     ///
     /// # Context
     /// As for [`PageAlloc::free_pages`].
@@ -74,7 +79,12 @@ impl<H: Host> PageAlloc<H> {
     ///    that is no single page is a compound page.
     #[inline]
     pub unsafe fn put_page(&self, pfn: Pfn) {
-        if let Some(folio) = self.zones.map().put_page(pfn) {
+        let map = self.zones.map();
+        let is_held = |folio: Folio| folio.ref_count() > 0;
+        if cfg!(debug_assertions) && !map.folio(pfn).is_some_and(is_held) {
+            return self.report(pfn, Order::ZERO, Misuse::DoubleFree);
+        }
+        if let Some(folio) = map.put_page(pfn) {
             self.free_folio(folio);
         }
     }
@@ -82,7 +92,10 @@ impl<H: Host> PageAlloc<H> {
     /// Nobody holds the folio any more.
     fn free_folio(&self, folio: Folio) {
         // SAFETY: the last reference is gone, so nobody but this call knows of the frames; heads are aligned.
-        self.free_pages(unsafe { PageBlock::from_raw(folio.pfn(), folio.order()) });
+        let block = unsafe { PageBlock::from_raw(folio.pfn(), folio.order()) };
+        if let Some(block) = self.check_free(block, 0) {
+            self.zones.free(block);
+        }
     }
 
     /// Gives back what [`PageAlloc::get_free_pages`] returned. An address that the permanent map does not have is
@@ -168,48 +181,71 @@ impl<H: Host> PageAlloc<H> {
         }
     }
 
-    /// The block, without what the zones do not know, if it is free to go.
+    /// The block, without what the zones do not know, if it is free to go. Its owner holds it once, or no more.
     #[inline]
-    fn check_free(&self, block: PageBlock) -> Option<PageBlock> {
-        let (pfn, order) = (block.pfn(), block.order());
-        if H::Owners::ENABLED {
-            if let Err(misuse) = self.host.owners().gave(pfn, order) {
-                self.report(pfn, order, misuse);
-                return None;
-            }
-        }
-        let marks = |page: &kmm_frame::Page| page.flags().intersects(MARKS);
-        if self.zones.map().get(pfn).is_some_and(marks) {
-            return self.unmark(block);
+    fn check_free(&self, block: PageBlock, held: i32) -> Option<PageBlock> {
+        let is_marked = || self.zones.map().get(block.pfn()).is_some_and(is_marked);
+        if H::Owners::ENABLED || cfg!(debug_assertions) || is_marked() {
+            return self.unmark(block, held);
         }
         Some(block)
     }
 
-    /// Undoes what [`PageAlloc::finish`] did.
+    /// Undoes what [`PageAlloc::finish`] did: all of it, or nothing when the block is not free to go.
     #[inline(never)]
-    fn unmark(&self, block: PageBlock) -> Option<PageBlock> {
+    fn unmark(&self, block: PageBlock, held: i32) -> Option<PageBlock> {
         let (pfn, order) = (block.pfn(), block.order());
         let map = self.zones.map();
-        let page = map.page(pfn);
-        if page.test(PageFlags::HEAD) {
-            if let Err(error) = map.destroy_compound_page(pfn, order) {
-                let is = match error {
-                    kmm_frame::CompoundError::WrongOrder(is) => is,
-                    _ => Order::ZERO,
-                };
-                let misuse = Misuse::WrongOrder {
-                    head: pfn,
-                    order: is,
-                };
-                self.report(pfn, order, misuse);
-                return None;
+        let checked = self
+            .check_compound(pfn, order)
+            .and_then(|()| self.check_held(&block, held))
+            .and_then(|()| self.host.owners().gave(pfn, order));
+        if let Err(misuse) = checked {
+            self.report(pfn, order, misuse);
+            return None;
+        }
+        if let Some(page) = map.get(pfn).filter(|page| is_marked(page)) {
+            if page.test(PageFlags::HEAD) {
+                map.destroy_compound_page(pfn, order).ok()?;
+            }
+            if page.test(CHARGED) {
+                page.clear(CHARGED);
+                self.hooks.accountant.uncharge(pfn, order);
             }
         }
-        if page.test(CHARGED) {
-            page.clear(CHARGED);
-            self.hooks.accountant.uncharge(pfn, order);
-        }
         Some(block)
+    }
+
+    /// Who frees a block holds it, and nobody else any part of it. Parts, and whether it is held at all, are looked at in
+    /// debug builds.
+    fn check_held(&self, block: &PageBlock, held: i32) -> Result<(), Misuse> {
+        let map = self.zones.map();
+        let count = |pfn| map.get(pfn).map_or(0, Page::ref_count);
+        let first = count(block.pfn());
+        let mut tails = block.range().iter().skip(1);
+        if first > 1 || cfg!(debug_assertions) && tails.any(|pfn| count(pfn) > 0) {
+            return Err(Misuse::Held);
+        }
+        // Records tell more of it.
+        let is_ours = map.get(block.pfn()).is_some();
+        if cfg!(debug_assertions) && is_ours && !H::Owners::ENABLED && first < held {
+            return Err(Misuse::DoubleFree);
+        }
+        Ok(())
+    }
+
+    /// A compound page is freed as a whole. That `pfn` is in the midst of one is found in debug builds.
+    fn check_compound(&self, pfn: Pfn, order: Order) -> Result<(), Misuse> {
+        let map = self.zones.map();
+        let head = if cfg!(debug_assertions) && map.get(pfn).is_some() {
+            map.compound_head(pfn)
+        } else {
+            pfn
+        };
+        match map.get(head).and_then(Page::compound_order) {
+            Some(is) if (head, is) != (pfn, order) => Err(Misuse::WrongOrder { head, order: is }),
+            _ => Ok(()),
+        }
     }
 
     /// Gives a block back that nobody has seen yet.

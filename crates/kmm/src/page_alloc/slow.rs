@@ -126,7 +126,7 @@ impl<H: Host> Attempt<'_, H> {
             outcome = match outcome {
                 Outcome::Got(block) => return Some(block),
                 Outcome::Retry => self.next_try(),
-                Outcome::NoPage => match self.from_other_cpus() {
+                Outcome::NoPage => match self.others_stocks() {
                     Some(block) => return Some(block),
                     None => self.must_not_fail()?,
                 },
@@ -321,11 +321,11 @@ impl<H: Host> Attempt<'_, H> {
             _ => self.free_lists(self.may_use_reserves()),
         };
         // Before anybody is killed, or anything tried again.
-        (nr_reclaimed, found.or_else(|| self.from_other_cpus()))
+        (nr_reclaimed, found.or_else(|| self.others_stocks()))
     }
 
     /// With what other CPUs have in stock, if they have any: it is free, but out of reach until they give it back.
-    fn from_other_cpus(&mut self) -> Option<PageBlock> {
+    fn others_stocks(&mut self) -> Option<PageBlock> {
         let sleep = self.sleep.as_deref_mut()?;
         if self.pages.drain_others(sleep) == 0 {
             return None;

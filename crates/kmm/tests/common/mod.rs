@@ -192,11 +192,15 @@ pub fn world_with(min: usize, hooks: AllocHooks) -> World {
 
 /// The same with records of who has what.
 pub fn tracked(min: usize) -> World<Table> {
+    tracked_with(min, TELL)
+}
+
+pub fn tracked_with(min: usize, hooks: AllocHooks) -> World<Table> {
     let table = |_: &Machine| {
         let slots = Vec::leak(vec![OwnerSlot::EMPTY; NR_FRAMES]);
         OwnerTable::new(frames(0, NR_FRAMES), slots, Caller)
     };
-    build::<Small, Table>(min, TELL, &Topology::single(), table)
+    build::<Small, Table>(min, hooks, &Topology::single(), table)
 }
 
 pub fn with_highmem(min: usize) -> World {
