@@ -14,9 +14,9 @@ mod common;
 use core::sync::atomic::{AtomicIsize, Ordering::Relaxed};
 use std::collections::BTreeMap;
 
-use common::{TELL, World, order, take_texts, tracked_with, world_with};
+use common::{TELL, World, forged, order, take_texts, tracked_with, world_with};
 use kmm::frame::{Folio, Gfp, Order, PAGE_SIZE, PageFlags, Pfn, PfnRange};
-use kmm::host::{Owners, PageBlock, PhysMap as _};
+use kmm::host::{Owners, PhysMap as _};
 use kmm::{Accountant, AllocHooks, ExactPages, NoWait, OverLimit};
 use kmm_sim::{Rng, seeded};
 
@@ -141,54 +141,44 @@ impl<O: Owners + Sync + 'static> Model<'_, O> {
     }
 
     fn free_again(&self, gone: PfnRange, rng: &mut Rng) -> &'static str {
-        let pages = self.world.pages;
+        let (pages, phys) = (self.world.pages, self.world.machine.phys());
         let pfn = gone.start() + rng.index(gone.nr_pages());
-        let n = order(rng.below(4) as u8);
-        let address = self.world.machine.phys().direct(pfn.align_down(n)).unwrap();
-        // SAFETY: nobody has the frames, and the allocator has to find that out.
-        unsafe {
-            match rng.below(4) {
-                0 => pages.put_page(pfn),
-                1 => pages.free_pages(PageBlock::from_raw(pfn, Order::ZERO)),
-                2 if gone.contains(pfn.align_down(n)) => pages.free_pages_at(address, n),
-                _ => pages.free_page_at(self.world.machine.phys().direct(pfn).unwrap()),
-            }
+        let n = rng.below(4) as u8;
+        let start = pfn.align_down(order(n));
+        match rng.below(4) {
+            // SAFETY: nobody has the frame, and the allocator has to find that out.
+            0 => unsafe { pages.put_page(pfn) },
+            1 => pages.free_page(forged(pfn, 0)),
+            2 if gone.contains(start) => pages.free_pages(forged(start, n)),
+            // SAFETY: as above.
+            _ => unsafe { pages.free_page_at(phys.direct(pfn).unwrap()) },
         }
         "again"
     }
 
     fn free_held(&self, start: Pfn, n: u8, nr_refs: u32, rng: &mut Rng) -> Option<&'static str> {
-        let pages = self.world.pages;
-        let nr_pages = order(n).nr_pages();
-        let tail = start + rng.index(nr_pages);
+        let tail = start + rng.index(order(n).nr_pages());
         let other = rng.below(4) as u8;
-        // SAFETY: the folio is the test's, which goes on using it: the allocator has to refuse all of these.
-        unsafe {
-            if nr_refs > 1 {
-                pages.free_pages(PageBlock::from_raw(start, order(n)));
-                Some("shared")
-            } else if tail != start {
-                pages.free_pages(PageBlock::from_raw(tail, Order::ZERO));
-                Some("part")
-            } else if other != n && start.is_aligned(order(other)) && (n > 0 || O::ENABLED) {
-                pages.free_pages(PageBlock::from_raw(start, order(other)));
-                Some("wrong order")
-            } else {
-                None
-            }
-        }
+        let (what, block) = if nr_refs > 1 {
+            ("shared", forged(start, n))
+        } else if tail != start {
+            ("part", forged(tail, 0))
+        } else if other != n && start.is_aligned(order(other)) && (n > 0 || O::ENABLED) {
+            ("wrong order", forged(start, other))
+        } else {
+            return None;
+        };
+        self.world.pages.free_pages(block);
+        Some(what)
     }
 
     fn free_as_block(&self, exact: &ExactPages, rng: &mut Rng) -> Option<&'static str> {
         let start = exact.frames().start();
-        let n = order(1 + rng.below(3) as u8);
-        if !start.is_aligned(n) || exact.frames().nr_pages() == 1 && !O::ENABLED {
+        let n = 1 + rng.below(3) as u8;
+        if !start.is_aligned(order(n)) || exact.frames().nr_pages() == 1 && !O::ENABLED {
             return None;
         }
-        // SAFETY: as above.
-        self.world
-            .pages
-            .free_pages(unsafe { PageBlock::from_raw(start, n) });
+        self.world.pages.free_pages(forged(start, n));
         Some("exact as a block")
     }
 
@@ -279,8 +269,7 @@ fn exact_pages_of_which_one_is_gone_give_back_the_others() {
     let exact = pages
         .alloc_pages_exact(&mut NoWait, 5 * PAGE_SIZE, QUIET)
         .unwrap();
-    // SAFETY: a page of the five, which are not used any more; it is freed twice.
-    pages.free_page(unsafe { PageBlock::from_raw(exact.frames().start() + 2, Order::ZERO) });
+    pages.free_page(forged(exact.frames().start() + 2, 0));
     assert_eq!(take_texts(), Vec::<String>::new());
     pages.free_pages_exact(exact);
     assert_eq!(take_texts().len(), 1);

@@ -10,16 +10,11 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{NR_FRAMES, Table, TestHost, World, call, order, take_texts, tracked, world};
+use common::{NR_FRAMES, Table, TestHost, World, call, forged, order, take_texts, tracked, world};
 use kmm::NoWait;
 use kmm::frame::{Gfp, Order, Pfn};
-use kmm::host::{Host, Owners, PageBlock, Sleep};
+use kmm::host::{Host, Owners, Sleep};
 use kmm_sim::seeded;
-
-fn forged(pfn: Pfn, n: u8) -> PageBlock {
-    // SAFETY: the allocator has to refuse it.
-    unsafe { PageBlock::from_raw(pfn, order(n)) }
-}
 
 /// The only text.
 fn text() -> String {

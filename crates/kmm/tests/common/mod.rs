@@ -29,6 +29,12 @@ pub fn order(n: u8) -> Order {
     Order::new(n).unwrap()
 }
 
+/// A block that the caller does not have: the allocator has to refuse it.
+pub fn forged(pfn: Pfn, n: u8) -> PageBlock {
+    // SAFETY: nobody uses it, for who refuses it drops it.
+    unsafe { PageBlock::from_raw(pfn, order(n)) }
+}
+
 /// DMA below frame 1024, DMA32 below 2048, Normal above.
 #[derive(Debug)]
 pub struct Small;
