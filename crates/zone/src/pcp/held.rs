@@ -1,6 +1,6 @@
 //! The slow steps of a pageset: filling, sharing the room out, sending home.
 
-use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 
 use kmm_frame::{MigrateType, Order, Pfn};
 
@@ -68,9 +68,9 @@ impl<'a> PcpUse<'a> {
 
     /// Takes note of what others have changed, and of how many frames are in use.
     pub(crate) fn review(&self, in_use: usize) {
-        if self.0.is_resized.swap(false, Acquire) {
+        if self.0.next.take_news() {
             if !self.adopt_span() {
-                self.0.is_resized.store(true, Relaxed);
+                self.0.next.tell();
             }
             // Whoever frees next finds the stock full, and shares the room out anew.
             for limit in self.0.limits.iter().flatten() {
@@ -82,21 +82,18 @@ impl<'a> PcpUse<'a> {
 
     /// Whether the zone begins elsewhere than what is in stock is counted from: it has to go home first.
     pub(crate) fn must_empty(&self) -> bool {
-        let (start, next) = (&self.0.start, &self.0.next_start);
-        self.0.is_resized.load(Acquire)
-            && start.load(Relaxed) != next.load(Relaxed)
-            && self.0.count() > 0
+        let next = &self.0.next;
+        next.has_news() && self.0.start.load(Relaxed) != next.start() && self.0.count() > 0
     }
 
     /// Whether it is in force. Not while another CPU changes it, nor before the stock has gone home: that CPU may have begun
     /// after [`PcpUse::must_empty`] was asked.
     fn adopt_span(&self) -> bool {
         let pcp = self.0;
-        let start = pcp.next_start.load(Acquire);
-        let spanned = pcp.next_spanned.load(Acquire);
-        let is_whole = pcp.next_start.load(Relaxed) == start;
-        let has_moved = pcp.start.load(Relaxed) != start;
-        if !is_whole || has_moved && pcp.count() > 0 {
+        let Some((start, spanned)) = pcp.next.read() else {
+            return false;
+        };
+        if pcp.start.load(Relaxed) != start && pcp.count() > 0 {
             return false;
         }
         pcp.start.store(start, Relaxed);

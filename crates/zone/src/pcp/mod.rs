@@ -24,7 +24,7 @@
 
 use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize,
-    Ordering::{Relaxed, Release, SeqCst},
+    Ordering::{Relaxed, SeqCst},
     compiler_fence,
 };
 
@@ -40,6 +40,7 @@ mod held;
 mod hot;
 mod limits;
 mod size;
+mod span;
 
 pub(crate) use drain::DrainRequest;
 pub(crate) use first::NOBODY;
@@ -47,6 +48,7 @@ pub(crate) use held::PcpUse;
 
 pub use limits::{PcpLimits, PcpSizing};
 pub(crate) use size::Size;
+use span::NextSpan;
 
 /// The pageset of one CPU for one zone, alone on its cache lines.
 #[derive(Debug)]
@@ -60,9 +62,8 @@ pub struct Pcp {
     start: AtomicUsize,
     /// How many frames from there on are the zone's alone.
     spanned: AtomicUsize,
-    /// The same, as of the last time that memory came or went.
-    next_start: AtomicUsize,
-    next_spanned: AtomicUsize,
+    /// The same, as of the last time that memory came or went; and whether that or the limits are new.
+    next: NextSpan,
     /// Where the pageblock of frame 0 would be, if the zone had it.
     pageblocks: AtomicPtr<Pageblock>,
     states: [[AtomicU64; NR_ROUTES]; Size::COUNT],
@@ -72,8 +73,6 @@ pub struct Pcp {
     most: [AtomicUsize; 2],
     /// At so many pages those that wait go home.
     batch: AtomicUsize,
-    /// Whether these numbers are new.
-    is_resized: AtomicBool,
     /// Blocks that came to the stock from the free lists, less those that went back there from it. Wraps.
     nr_filled: [AtomicU64; Size::COUNT],
     /// Blocks that owners gave back to go home.
@@ -123,15 +122,17 @@ impl Pcp {
             nr_home_pages: AtomicUsize::new(0),
             start: AtomicUsize::new(0),
             spanned: AtomicUsize::new(0),
-            next_start: AtomicUsize::new(0),
-            next_spanned: AtomicUsize::new(0),
+            next: NextSpan::new(
+                AtomicUsize::new(0),
+                AtomicUsize::new(0),
+                AtomicBool::new(false),
+            ),
             pageblocks: AtomicPtr::new(core::ptr::null_mut()),
             states: [const { [const { AtomicU64::new(0) }; NR_ROUTES] }; Size::COUNT],
             limits: [const { [const { AtomicU32::new(0) }; NR_ROUTES] }; Size::COUNT],
             windows: [const { [const { AtomicU32::new(0) }; NR_ROUTES] }; Size::COUNT],
             most: [const { AtomicUsize::new(0) }; 2],
             batch: AtomicUsize::new(PcpLimits::BOOT.batch),
-            is_resized: AtomicBool::new(false),
             nr_filled: [const { AtomicU64::new(0) }; Size::COUNT],
             nr_homed: [const { AtomicU64::new(0) }; Size::COUNT],
             drain: DrainRequest::new(AtomicU32::new(0), AtomicU32::new(0)),
@@ -184,15 +185,9 @@ impl Pcp {
     /// Memory has come or gone. In force after the next slow step of the owner: until then, what comes back from new frames
     /// goes to the free lists, and nothing comes back from those that have gone.
     pub(crate) fn set_span(&self, own: PfnRange) {
-        if self.next_start.load(Relaxed) != own.start().index() {
-            // Whoever finds the old beginning twice has no number of frames of the new one.
-            self.next_spanned.store(0, Relaxed);
-            self.next_start.store(own.start().index(), Release);
-        }
         let fits = i32::try_from(own.nr_pages()).is_ok();
         let nr_pages = if fits { own.nr_pages() } else { 0 };
-        self.next_spanned.store(nr_pages, Release);
-        self.is_resized.store(true, Release);
+        self.next.set(own.start().index(), nr_pages);
     }
 
     /// Changes the limits. They are in force after the next slow step of the owner; what is in stock stays.
@@ -201,7 +196,7 @@ impl Pcp {
         self.batch.store(batch, Relaxed);
         self.most[0].store(limits.high.saturating_sub(batch), Relaxed);
         self.most[1].store(nr_huge.min(Size::HUGE.capacity()), Relaxed);
-        self.is_resized.store(true, Relaxed);
+        self.next.tell();
     }
 
     /// How many pages it has.
@@ -256,7 +251,7 @@ impl Pcp {
 
     /// Whether it is for a zone.
     pub(crate) fn is_attached(&self) -> bool {
-        self.next_spanned.load(Relaxed) > 0
+        self.next.nr_pages() > 0
     }
 
     /// Requests to empty it.
