@@ -1,80 +1,82 @@
 //! Failure on demand. Linux: `fail_page_alloc`, lib/fault-inject.c.
-#![expect(unsafe_code, reason = "implements PageSource")]
 
-use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use kmm_frame::{Gfp, NodeItem, Order, Pfn};
-use kmm_host::{AllocError, PageBlock, PageReq, PageSource};
+use kmm_frame::{Gfp, Order};
+use kmm_host::PageReq;
+
+use crate::layer::{Layer, Watch};
 
 const NEVER: u64 = u64::MAX;
 
 /// Lets one request fail: the n-th from now, counted from 0. Linux: /proc/self/fail-nth.
+pub type FailNth<S> = Layer<S, Fail<Nth>>;
+
+/// Lets requests fail by chance; those that must not (`Gfp::NOFAIL`) never.
+pub type FailRandom<S> = Layer<S, Fail<Chance>>;
+
+/// Lets those requests fail that `P` says.
 #[derive(Debug)]
-pub struct FailNth<S> {
-    inner: S,
-    left: AtomicU64,
+pub struct Fail<P> {
+    plan: P,
     nr_failed: AtomicU64,
 }
 
-impl<S> FailNth<S> {
-    /// Fails nothing until told.
-    pub const fn new(inner: S) -> Self {
-        Self {
-            inner,
-            left: AtomicU64::new(NEVER),
-            nr_failed: AtomicU64::new(0),
-        }
-    }
+/// Says which requests fail.
+pub trait Plan {
+    /// Whether this one does.
+    fn is_unlucky(&self, req: PageReq) -> bool;
+}
 
-    /// Lets the `nth` request from now fail; 0 is the next.
-    pub fn fail_at(&self, nth: u64) {
-        self.left.store(nth, Relaxed);
+impl<P: Plan> Watch for Fail<P> {
+    fn refuses(&self, req: PageReq) -> bool {
+        let fails = self.plan.is_unlucky(req);
+        self.nr_failed.fetch_add(u64::from(fails), Relaxed);
+        fails
     }
+}
 
-    /// Lets nothing fail.
-    pub fn disarm(&self) {
-        self.left.store(NEVER, Relaxed);
+impl<S, P> Layer<S, Fail<P>> {
+    const fn failing(inner: S, plan: P) -> Self {
+        let nr_failed = AtomicU64::new(0);
+        Self::around(inner, Fail { plan, nr_failed })
     }
 
     /// How many requests were made to fail.
     #[must_use]
     pub fn nr_failed(&self) -> u64 {
-        self.nr_failed.load(Relaxed)
-    }
-
-    /// The source itself.
-    pub const fn inner(&self) -> &S {
-        &self.inner
-    }
-
-    fn is_unlucky(&self) -> bool {
-        let step = |left: u64| (left != NEVER).then(|| left.wrapping_sub(1));
-        self.left.fetch_update(Relaxed, Relaxed, step) == Ok(0)
+        self.watch().nr_failed.load(Relaxed)
     }
 }
 
-// SAFETY: what the inner source guarantees for a block holds; failing breaks nothing.
-unsafe impl<S: PageSource> PageSource for FailNth<S> {
-    fn alloc(&self, req: PageReq) -> Result<PageBlock, AllocError> {
-        if self.is_unlucky() {
-            self.nr_failed.fetch_add(1, Relaxed);
-            return Err(AllocError::OutOfMemory);
-        }
-        self.inner.alloc(req)
+/// The plan of [`FailNth`].
+#[derive(Debug)]
+pub struct Nth {
+    left: AtomicU64,
+}
+
+impl<S> FailNth<S> {
+    /// Fails nothing until told.
+    pub const fn new(inner: S) -> Self {
+        let left = AtomicU64::new(NEVER);
+        Self::failing(inner, Nth { left })
     }
 
-    fn free(&self, block: PageBlock) {
-        self.inner.free(block);
+    /// Lets the `nth` request from now fail; 0 is the next.
+    pub fn fail_at(&self, nth: u64) {
+        self.watch().plan.left.store(nth, Relaxed);
     }
 
-    fn free_bulk(&self, blocks: &mut [Option<PageBlock>]) {
-        self.inner.free_bulk(blocks);
+    /// Lets nothing fail.
+    pub fn disarm(&self) {
+        self.fail_at(NEVER);
     }
+}
 
-    #[inline]
-    fn count(&self, pfn: Pfn, item: NodeItem, delta: isize) {
-        self.inner.count(pfn, item, delta);
+impl Plan for Nth {
+    fn is_unlucky(&self, _: PageReq) -> bool {
+        let step = |left: u64| (left != NEVER).then(|| left.wrapping_sub(1));
+        self.left.fetch_update(Relaxed, Relaxed, step) == Ok(0)
     }
 }
 
@@ -110,16 +112,15 @@ impl FailAttr {
     }
 }
 
-/// Lets requests fail by chance; those that must not (`Gfp::NOFAIL`) never.
-pub struct FailRandom<S> {
-    inner: S,
+/// The plan of [`FailRandom`].
+#[derive(Debug)]
+pub struct Chance {
     attr: FailAttr,
     per_mille: AtomicU64,
     state: AtomicU64,
     count: AtomicU64,
     times: AtomicU64,
     space: AtomicU64,
-    nr_failed: AtomicU64,
 }
 
 impl<S> FailRandom<S> {
@@ -134,34 +135,24 @@ impl<S> FailRandom<S> {
             Some(times) => times,
             None => NEVER,
         };
-        Self {
-            inner,
+        let chance = Chance {
             attr,
             per_mille: AtomicU64::new(attr.per_mille),
             state: AtomicU64::new(seed),
             count: AtomicU64::new(0),
             times: AtomicU64::new(times),
             space: AtomicU64::new(attr.space_pages),
-            nr_failed: AtomicU64::new(0),
-        }
+        };
+        Self::failing(inner, chance)
     }
 
     /// From now on, of a thousand requests `per_mille` fail.
     pub fn set_per_mille(&self, per_mille: u64) {
-        self.per_mille.store(per_mille, Relaxed);
+        self.watch().plan.per_mille.store(per_mille, Relaxed);
     }
+}
 
-    /// How many requests were made to fail.
-    #[must_use]
-    pub fn nr_failed(&self) -> u64 {
-        self.nr_failed.load(Relaxed)
-    }
-
-    /// The source itself.
-    pub const fn inner(&self) -> &S {
-        &self.inner
-    }
-
+impl Plan for Chance {
     /// Linux: `__should_fail_alloc_page`, then `should_fail`.
     fn is_unlucky(&self, req: PageReq) -> bool {
         let attr = &self.attr;
@@ -184,7 +175,9 @@ impl<S> FailRandom<S> {
         };
         self.times.fetch_update(Relaxed, Relaxed, step).is_ok()
     }
+}
 
+impl Chance {
     /// Whether pages may still be handed out without failure; takes them from the space.
     fn has_space(&self, nr_pages: u64) -> bool {
         let step = |space: u64| (space > nr_pages).then(|| space - nr_pages);
@@ -198,38 +191,5 @@ impl<S> FailRandom<S> {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
-    }
-}
-
-// SAFETY: what the inner source guarantees for a block holds; failing breaks nothing.
-unsafe impl<S: PageSource> PageSource for FailRandom<S> {
-    fn alloc(&self, req: PageReq) -> Result<PageBlock, AllocError> {
-        if self.is_unlucky(req) {
-            self.nr_failed.fetch_add(1, Relaxed);
-            return Err(AllocError::OutOfMemory);
-        }
-        self.inner.alloc(req)
-    }
-
-    fn free(&self, block: PageBlock) {
-        self.inner.free(block);
-    }
-
-    fn free_bulk(&self, blocks: &mut [Option<PageBlock>]) {
-        self.inner.free_bulk(blocks);
-    }
-
-    #[inline]
-    fn count(&self, pfn: Pfn, item: NodeItem, delta: isize) {
-        self.inner.count(pfn, item, delta);
-    }
-}
-
-impl<S> fmt::Debug for FailRandom<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FailRandom")
-            .field("attr", &self.attr)
-            .field("nr_failed", &self.nr_failed)
-            .finish_non_exhaustive()
     }
 }

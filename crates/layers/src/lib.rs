@@ -1,14 +1,17 @@
 #![no_std]
 #![doc = include_str!("../README.md")]
 
+mod layer;
+
 mod fail;
 mod owner;
 mod poison;
 mod quarantine;
 mod tracer;
 
-pub use fail::{FailAttr, FailNth, FailRandom};
-pub use owner::{BadFree, OwnerRecord, OwnerSlot, OwnerTable, PageOwner, Stack};
-pub use poison::{Corruption, POISON, Poisoner};
+pub use fail::{Chance, Fail, FailAttr, FailNth, FailRandom, Nth, Plan};
+pub use layer::{Freed, Layer, Watch};
+pub use owner::{BadFree, OwnerRecord, OwnerSlot, OwnerTable, PageOwner, Recorder, Stack};
+pub use poison::{Corruption, POISON, Poison, Poisoner};
 pub use quarantine::Quarantine;
-pub use tracer::{PageEvent, TraceRing, Tracer};
+pub use tracer::{PageEvent, Trace, TraceRing, Tracer};

@@ -1,11 +1,12 @@
 //! Who writes to a free page? Linux: mm/page_poison.c.
-#![expect(unsafe_code, reason = "implements PageSource")]
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use kmm_frame::{Gfp, NodeItem, PAGE_SIZE, Pfn, PfnRange};
-use kmm_host::{AllocError, PageBlock, PageReq, PageSource, PhysMap};
+use kmm_frame::{Gfp, PAGE_SIZE, Pfn, PfnRange};
+use kmm_host::{PageBlock, PageReq, PhysMap};
+
+use crate::layer::{Freed, Layer, Watch};
 
 /// What free pages are filled with. Linux: `PAGE_POISON`.
 pub const POISON: u8 = 0xaa;
@@ -78,9 +79,11 @@ impl fmt::Display for Corruption {
 /// Fills pages with [`POISON`] when they are freed, and looks whether it is still there when they are handed out.
 ///
 /// Which frames it has filled, it notes in bits that are handed in: those that come from the source for the first time
-/// are not looked at.
-pub struct Poisoner<S, P, F> {
-    inner: S,
+/// are not looked at. The source is not asked for zeros, as they would hide what was written.
+pub type Poisoner<S, P, F> = Layer<S, Poison<P, F>>;
+
+/// Who watches in a [`Poisoner`].
+pub struct Poison<P, F> {
     phys: P,
     range: PfnRange,
     poisoned: &'static [AtomicU64],
@@ -96,20 +99,25 @@ impl<S, P: PhysMap, F: Fn(&Corruption)> Poisoner<S, P, F> {
         bits: &'static [AtomicU64],
         on_corruption: F,
     ) -> Self {
-        Self {
-            inner,
+        let poison = Poison {
             phys,
             range,
             poisoned: bits,
             on_corruption,
-        }
+        };
+        Self::around(inner, poison)
     }
+}
 
-    /// The source itself.
-    pub const fn inner(&self) -> &S {
-        &self.inner
+impl Poisoner<(), (), ()> {
+    /// How many words of bits `range` wants.
+    #[must_use]
+    pub const fn nr_words(range: PfnRange) -> usize {
+        range.nr_pages().div_ceil(64)
     }
+}
 
+impl<P: PhysMap, F: Fn(&Corruption)> Poison<P, F> {
     fn bit(&self, pfn: Pfn) -> Option<(&AtomicU64, u64)> {
         if !self.range.contains(pfn) {
             return None;
@@ -148,71 +156,30 @@ impl<S, P: PhysMap, F: Fn(&Corruption)> Poisoner<S, P, F> {
             }
         }
     }
+}
 
-    /// What to do with a block that came from the source, which was not asked for zeros.
-    fn prepare(&self, block: &mut PageBlock, gfp: Gfp) {
+impl<P: PhysMap, F: Fn(&Corruption)> Watch for Poison<P, F> {
+    fn request(&self, req: PageReq) -> PageReq {
+        let gfp = req.gfp - Gfp::ZERO;
+        PageReq { gfp, ..req }
+    }
+
+    fn took(&self, block: &mut PageBlock, req: PageReq) {
         self.check(block);
-        if gfp.contains(Gfp::ZERO) {
+        if req.gfp.contains(Gfp::ZERO) {
             self.phys.clear(block);
         }
     }
-}
 
-impl Poisoner<(), (), ()> {
-    /// How many words of bits `range` wants.
-    #[must_use]
-    pub const fn nr_words(range: PfnRange) -> usize {
-        range.nr_pages().div_ceil(64)
+    fn gave(&self, block: &mut PageBlock, _: Freed) -> bool {
+        self.poison(block);
+        true
     }
 }
 
-// SAFETY: blocks come from the inner source, which keeps the guarantees; it is not asked for zeros, as they would hide what
-// was written, and `prepare` fills the blocks instead.
-unsafe impl<S: PageSource, P: PhysMap, F: Fn(&Corruption)> PageSource for Poisoner<S, P, F> {
-    fn alloc(&self, req: PageReq) -> Result<PageBlock, AllocError> {
-        let mut block = self.inner.alloc(PageReq {
-            gfp: req.gfp - Gfp::ZERO,
-            ..req
-        })?;
-        self.prepare(&mut block, req.gfp);
-        Ok(block)
-    }
-
-    fn free(&self, mut block: PageBlock) {
-        self.poison(&mut block);
-        self.inner.free(block);
-    }
-
-    fn alloc_bulk(
-        &self,
-        gfp: Gfp,
-        node: Option<kmm_frame::NodeId>,
-        out: &mut [Option<PageBlock>],
-    ) -> usize {
-        let count = self.inner.alloc_bulk(gfp - Gfp::ZERO, node, out);
-        for block in out[..count].iter_mut().flatten() {
-            self.prepare(block, gfp);
-        }
-        count
-    }
-
-    fn free_bulk(&self, blocks: &mut [Option<PageBlock>]) {
-        for block in blocks.iter_mut().flatten() {
-            self.poison(block);
-        }
-        self.inner.free_bulk(blocks);
-    }
-
-    #[inline]
-    fn count(&self, pfn: Pfn, item: NodeItem, delta: isize) {
-        self.inner.count(pfn, item, delta);
-    }
-}
-
-impl<S: fmt::Debug, P, F> fmt::Debug for Poisoner<S, P, F> {
+impl<P, F> fmt::Debug for Poison<P, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Poisoner")
-            .field("inner", &self.inner)
+        f.debug_struct("Poison")
             .field("range", &self.range)
             .finish_non_exhaustive()
     }

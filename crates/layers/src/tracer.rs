@@ -1,12 +1,13 @@
 //! Every block that comes and goes, as a value. Linux: the events `mm_page_alloc` and `mm_page_free`,
 //! include/trace/events/kmem.h.
-#![expect(unsafe_code, reason = "implements PageSource")]
 
 use core::fmt;
 
-use kmm_frame::{Gfp, NodeItem, Order, Page, Pfn};
-use kmm_host::{AllocError, PageBlock, PageReq, PageSource};
+use kmm_frame::{Gfp, Order, Page, Pfn};
+use kmm_host::{PageBlock, PageReq};
 use lock_api::{Mutex, RawMutex};
+
+use crate::layer::{Freed, Layer, Watch};
 
 /// Where Linux on x86-64 has its descriptors; it prints addresses in there.
 const VMEMMAP_START: u64 = 0xffff_ea00_0000_0000;
@@ -78,79 +79,50 @@ const fn descriptor(pfn: Pfn) -> u64 {
 }
 
 /// Tells `F` of every block that is handed out, refused or taken back.
-///
-/// `F` runs wherever the source is used, interrupts included, and must not use the source.
-pub struct Tracer<S, F> {
-    inner: S,
+pub type Tracer<S, F> = Layer<S, Trace<F>>;
+
+/// Who watches in a [`Tracer`].
+pub struct Trace<F> {
     sink: F,
 }
 
 impl<S, F: Fn(PageEvent)> Tracer<S, F> {
-    /// Tells `sink` of what `inner` does.
+    /// Tells `sink` of what `inner` does. It runs wherever the source is used, interrupts included, and must not use it.
     pub const fn new(inner: S, sink: F) -> Self {
-        Self { inner, sink }
-    }
-
-    /// The source itself.
-    pub const fn inner(&self) -> &S {
-        &self.inner
+        Self::around(inner, Trace { sink })
     }
 }
 
-// SAFETY: every call goes to the inner source, which keeps the guarantees.
-unsafe impl<S: PageSource, F: Fn(PageEvent)> PageSource for Tracer<S, F> {
-    fn alloc(&self, req: PageReq) -> Result<PageBlock, AllocError> {
-        let result = self.inner.alloc(req);
+impl<F: Fn(PageEvent)> Watch for Trace<F> {
+    fn took(&self, block: &mut PageBlock, req: PageReq) {
         (self.sink)(PageEvent::Alloc {
-            pfn: result.as_ref().ok().map(PageBlock::pfn),
+            pfn: Some(block.pfn()),
+            order: block.order(),
+            gfp: req.gfp,
+        });
+    }
+
+    fn missed(&self, req: PageReq) {
+        (self.sink)(PageEvent::Alloc {
+            pfn: None,
             order: req.order,
             gfp: req.gfp,
         });
-        result
     }
 
-    fn free(&self, block: PageBlock) {
+    fn gave(&self, block: &mut PageBlock, freed: Freed) -> bool {
         let (pfn, order) = (block.pfn(), block.order());
-        (self.sink)(PageEvent::Free { pfn, order });
-        self.inner.free(block);
-    }
-
-    fn alloc_bulk(
-        &self,
-        gfp: Gfp,
-        node: Option<kmm_frame::NodeId>,
-        out: &mut [Option<PageBlock>],
-    ) -> usize {
-        let count = self.inner.alloc_bulk(gfp, node, out);
-        for block in out[..count].iter().flatten() {
-            (self.sink)(PageEvent::Alloc {
-                pfn: Some(block.pfn()),
-                order: block.order(),
-                gfp,
-            });
-        }
-        count
-    }
-
-    fn free_bulk(&self, blocks: &mut [Option<PageBlock>]) {
-        for block in blocks.iter().flatten() {
-            let (pfn, order) = (block.pfn(), block.order());
-            (self.sink)(PageEvent::FreeBatched { pfn, order });
-        }
-        self.inner.free_bulk(blocks);
-    }
-
-    #[inline]
-    fn count(&self, pfn: Pfn, item: NodeItem, delta: isize) {
-        self.inner.count(pfn, item, delta);
+        (self.sink)(match freed {
+            Freed::Alone => PageEvent::Free { pfn, order },
+            Freed::InBatch => PageEvent::FreeBatched { pfn, order },
+        });
+        true
     }
 }
 
-impl<S: fmt::Debug, F> fmt::Debug for Tracer<S, F> {
+impl<F> fmt::Debug for Trace<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tracer")
-            .field("inner", &self.inner)
-            .finish_non_exhaustive()
+        f.debug_struct("Trace").finish_non_exhaustive()
     }
 }
 
