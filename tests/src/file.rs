@@ -80,7 +80,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         for &pfn in self.cache().values() {
             // SAFETY: the reference that the page cache held; nobody maps the file any more, or they hold their own.
-            unsafe { self.manager.put_page(pfn) };
+            unsafe { self.manager.page_alloc().put_page(pfn) };
         }
     }
 }

@@ -201,6 +201,7 @@ fn hostile_round(rng: &mut Rng) -> bool {
     let mut blocks = Vec::new();
     while let Ok(block) = booted
         .manager
+        .page_alloc()
         .alloc_pages_nowait(Gfp::KERNEL | Gfp::MEMALLOC, Order::ZERO)
     {
         let frame = block.pfn().phys().as_u64()..block.pfn().phys().as_u64() + 4096;
@@ -227,7 +228,7 @@ fn hostile_round(rng: &mut Rng) -> bool {
     }
     assert_eq!(booted.manager.pages().accounting().free, 0);
     for block in blocks {
-        booted.manager.free_pages(block);
+        booted.manager.page_alloc().free_pages(block);
     }
     audit(&booted);
     true

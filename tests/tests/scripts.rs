@@ -578,7 +578,7 @@ fn finish(world: World, free_at_start: usize, stock: Vec<PageBlock>) {
     drop(processes);
     drop(files);
     for block in stock {
-        manager.free_pages(block);
+        manager.page_alloc().free_pages(block);
     }
     let none = core::iter::empty::<&AddressSpace<Machine, MemFile>>();
     manager
@@ -648,7 +648,7 @@ fn random_programs_survive_scarce_memory() {
             for step in 0..800 {
                 if step % 40 == 0 {
                     // All but a few pages are taken, so that every allocation gets to be the one that fails.
-                    let pages = world.booted.manager;
+                    let pages = world.booted.manager.page_alloc();
                     while let Ok(block) =
                         pages.alloc_pages_nowait(Gfp::HIGHUSER_MOVABLE, Order::ZERO)
                     {

@@ -252,7 +252,7 @@ impl<H: Host> Manager<H> {
         unsafe { Mapper::new(self.host.ptes(), self.alloc, self.map, self.levels, tables) }
     }
 
-    /// The page allocator that waits where it may: zones, and the slow path above them. Its functions are this type's too.
+    /// The page allocator that waits where it may: zones, and the slow path above them.
     #[must_use]
     pub const fn page_alloc(&self) -> &'static PageAlloc<H> {
         self.alloc

@@ -103,7 +103,7 @@ pub fn fold_counts() {
 #[expect(unsafe_code, reason = "passes an obligation on")]
 pub unsafe fn put_page(pfn: Pfn) {
     // SAFETY: the caller's obligation is the same.
-    unsafe { manager().put_page(pfn) };
+    unsafe { manager().page_alloc().put_page(pfn) };
 }
 
 /// What each CPU that starts later needs, once it has loaded [`kernel_root`].

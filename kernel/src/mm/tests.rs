@@ -181,7 +181,10 @@ fn take_all() -> Vec<PageBlock> {
     let mut blocks = Vec::with_capacity(4096);
     for order in Order::all().rev() {
         while blocks.len() < blocks.capacity() {
-            match manager().alloc_pages_nowait(Gfp::KERNEL | Gfp::MEMALLOC | Gfp::NOWARN, order) {
+            match manager()
+                .page_alloc()
+                .alloc_pages_nowait(Gfp::KERNEL | Gfp::MEMALLOC | Gfp::NOWARN, order)
+            {
                 Ok(block) => blocks.push(block),
                 Err(_) => break,
             }
@@ -207,7 +210,7 @@ fn no_reserved_frame_is_handed_out() -> Outcome {
         .flat_map(|block| block.range().iter())
         .find(|&pfn| reserved(pfn));
     for block in blocks {
-        manager().free_pages(block);
+        manager().page_alloc().free_pages(block);
     }
     ensure!(bad.is_none(), "frame {bad:?} was handed out");
     Ok(())
@@ -289,11 +292,12 @@ fn kmalloc_serves_every_size() -> Outcome {
 
 fn kmap_is_the_direct_map() -> Outcome {
     let mut block = manager()
+        .page_alloc()
         .alloc_pages_nowait(Gfp::HIGHUSER, Order::ZERO)
         .map_err(failure)?;
     let direct = phys().direct(block.pfn());
     let mapped = phys().with_page(&mut block, 0, |page| page.as_ptr());
-    manager().free_pages(block);
+    manager().page_alloc().free_pages(block);
     ensure!(direct == Some(mapped), "{direct:?} {mapped:?}");
     Ok(())
 }
@@ -416,6 +420,7 @@ fn stale_translations_are_flushed() -> Outcome {
         // Whoever gets the frame keeps its contents.
         kept.push(
             manager()
+                .page_alloc()
                 .alloc_pages_nowait(Gfp::KERNEL, Order::ZERO)
                 .map_err(failure)?,
         );
@@ -427,7 +432,7 @@ fn stale_translations_are_flushed() -> Outcome {
         ensure!(seen == Some(0), "a fresh page shows {seen:x?}");
     }
     for block in kept {
-        manager().free_pages(block);
+        manager().page_alloc().free_pages(block);
     }
     ensure!(
         nr_moved > 0,
@@ -505,7 +510,7 @@ fn exhausted_memory_is_an_error() -> Outcome {
         && Vec::<u8>::new().try_reserve_exact(4 << 20).is_err();
     let full = blocks.len() == blocks.capacity();
     for block in blocks {
-        manager().free_pages(block);
+        manager().page_alloc().free_pages(block);
     }
     ensure!(refused || full, "memory was served that is not there");
     let after = manager().pages().accounting();
@@ -550,7 +555,7 @@ pub fn stress(rounds: usize) -> Outcome {
                     });
                     ensure!(found, "page {nr} of {:?} was overwritten", block.range());
                 }
-                manager().free_pages(block);
+                manager().page_alloc().free_pages(block);
             }
             2 if objects.len() < 512 => objects.push((vec![round; 1 + below(700)], round)),
             _ if !objects.is_empty() => {
@@ -565,7 +570,7 @@ pub fn stress(rounds: usize) -> Outcome {
         }
     }
     for (block, _) in blocks {
-        manager().free_pages(block);
+        manager().page_alloc().free_pages(block);
     }
     drop(objects);
     audit().map(drop)

@@ -268,7 +268,7 @@ impl Field {
     fn free_block(&self, mut block: PageBlock, mark: u64) -> Outcome {
         let nr_pages = block.order().nr_pages();
         let intact = check_marks(&mut block, mark);
-        manager().free_pages(block);
+        manager().page_alloc().free_pages(block);
         self.nr_pages.fetch_sub(nr_pages, Ordering::Relaxed);
         intact
     }
@@ -463,7 +463,7 @@ impl Worker {
         let (order, gfp) = (self.order(), Gfp::ATOMIC | Gfp::NOWARN);
         let take_and_give = || {
             if let Ok(block) = manager().pages().alloc(PageReq::new(order, gfp)) {
-                manager().free_pages(block);
+                manager().page_alloc().free_pages(block);
             }
             if let Ok(object) = manager().slub().kmalloc(64, gfp) {
                 // SAFETY: it came from `kmalloc`, and is not used again.

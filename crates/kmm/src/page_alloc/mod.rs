@@ -19,7 +19,6 @@ mod api;
 mod caller;
 mod free;
 mod hooks;
-mod manager;
 mod places;
 mod report;
 mod retry;
