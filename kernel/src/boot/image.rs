@@ -14,6 +14,7 @@ use core::slice;
 use x86_64::VirtAddr;
 use x86_64::instructions::tlb;
 use x86_64::registers::control::Cr3;
+use x86_64::structures::paging::PageTableFlags;
 
 use super::DIRECT_MAP;
 
@@ -100,11 +101,12 @@ pub fn boot_stack_guard() -> Range<u64> {
     address_of!(__boot_stack_guard)..address_of!(__boot_stack_bottom)
 }
 
-const PRESENT: u64 = 1;
-const HUGE: u64 = 1 << 7;
+const PRESENT: u64 = PageTableFlags::PRESENT.bits();
+const HUGE: u64 = PageTableFlags::HUGE_PAGE.bits();
 /// Where an entry has the address.
 pub const ENTRY_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-const TABLE_LEN: usize = 512;
+/// Entries of a table.
+pub const TABLE_LEN: usize = 512;
 
 /// The entry that maps `virt`, and the number of address bits below it (12, 21 or 30), by the tables in CR3.
 pub fn leaf_entry(virt: u64) -> Option<(*mut u64, u32)> {

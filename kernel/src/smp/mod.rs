@@ -23,6 +23,7 @@ mod shootdown;
 mod stop;
 mod stress;
 mod tests;
+mod trampoline;
 
 use core::fmt;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};

@@ -17,7 +17,8 @@ use kmm::vma::{MmapReq, Prot};
 use x86_64::registers::control::{Cr0, Cr4};
 use x86_64::registers::model_specific::{Efer, LStar, Msr};
 
-use super::bringup::{StartError, Trampoline};
+use super::bringup::StartError;
+use super::trampoline::Trampoline;
 use super::{
     Extent, Flush, MAX_CPUS, call_on, each, flush_tlb, mailbox, nr_online, nr_possible, nr_ticks,
     on_each_cpu, others, run_on, stress,
@@ -366,6 +367,7 @@ fn a_cpu_reads_what_it_remembers_until_it_is_told() -> Outcome {
     // SAFETY: the page is ours.
     unsafe { core::ptr::with_exposed_provenance_mut::<u64>(addr.as_usize()).write_volatile(OLD) };
     let mut other = manager()
+        .page_alloc()
         .alloc_pages_nowait(Gfp::KERNEL, Order::ZERO)
         .map_err(failure)?;
     phys().with_page(&mut other, 0, |mut page| {
@@ -402,7 +404,7 @@ fn a_cpu_reads_what_it_remembers_until_it_is_told() -> Outcome {
             }
         }
     }
-    manager().free_pages(other);
+    manager().page_alloc().free_pages(other);
     // SAFETY: nobody uses the area any more.
     unsafe { vmalloc.vfree(addr) }.map_err(failure)?;
     ensure!(wrong.is_none(), "{wrong:x?}");
