@@ -10,7 +10,7 @@
 //! | fast path | `__alloc_pages`, `get_page_from_freelist` | `mod`, `kmm_zone` |
 //! | slow path | `__alloc_pages_slowpath` | `slow`, `retry` |
 //! | what a request may look at | `gfp_to_alloc_flags`, cpusets, `ALLOC_*` | `places` |
-//! | the report | `warn_alloc`, `show_mem` | `report` |
+//! | the report | `warn_alloc`, `show_mem` | `report`, `mem_info`, `rate_limit` |
 //! | who asks | `might_sleep`, `current->flags` | `caller` |
 //! | addresses, exact sizes, folios | `__get_free_pages`, `alloc_pages_exact`, `folio_alloc` | `api` |
 //! | back again | `__free_pages`, `put_page` | `free` |
@@ -19,7 +19,9 @@ mod api;
 mod caller;
 mod free;
 mod hooks;
+mod mem_info;
 mod places;
+mod rate_limit;
 mod report;
 mod retry;
 mod slow;
@@ -43,7 +45,9 @@ pub use hooks::{
     Accountant, AllocBug, AllocHooks, BadFree, CompactPriority, CompactResult, NoAccounts,
     NoReclaim, OomResult, OverLimit, ReclaimReq, Reclaimer,
 };
-pub use report::{AllocFailure, MemInfo, MemTotals, NodeInfo, RateLimit, ZoneInfo, write_mem_info};
+pub use mem_info::{MemTotals, NodeInfo, ZoneInfo, write_mem_info};
+pub use rate_limit::RateLimit;
+pub use report::{AllocFailure, MemInfo};
 pub use step::AllocStep;
 
 /// The page allocator of a host: zones, and the slow path above them.

@@ -1,6 +1,6 @@
 //! Where a request may look, and how deep. Linux: `gfp_to_alloc_flags`, `ALLOC_CPUSET`, cpusets.
 
-use kmm_frame::{Gfp, MigrateType, NodeId, NodeMask, Order, VmEvent};
+use kmm_frame::{Gfp, MAX_NODES, MigrateType, NodeId, NodeMask, Order, VmEvent};
 use kmm_host::{AllocError, Host, PageBlock, PageReq};
 use kmm_zone::{AllowedNodes, Mark, Pressure, Unreserve, Zone};
 
@@ -9,6 +9,8 @@ use super::{AllocStep, PageAlloc, ReclaimReq};
 /// Blocks above it are not waited for: they may not come about however much is reclaimed. Linux:
 /// `PAGE_ALLOC_COSTLY_ORDER`.
 const COSTLY_ORDER: usize = 3;
+
+const _: () = assert!(MAX_NODES <= 64, "a NodeMask has room for every node");
 
 /// A request with the nodes that serve it.
 #[derive(Clone, Copy, Debug)]

@@ -4,9 +4,16 @@
 //! the result is a [`Topology`] in which each frame of RAM is of a node. A table that makes no sense is not used at all;
 //! [`NumaReport`] says why.
 
+mod acpi;
+
 use core::fmt;
 
-use kmm_frame::{MAX_NODES, NodeId, PfnRange, PhysAddr, Topology, TopologyError};
+use kmm_frame::{MAX_NODES, NodeId, PfnRange, Topology, TopologyError};
+
+use acpi::{
+    Affinity, ENTRY_CPU, ENTRY_MEMORY, ENTRY_X2APIC, Memory, REVISION, SLIT_FIXED_LEN,
+    SLIT_LOCALITIES, SRAT_FIXED_LEN, entries, read_u64, table,
+};
 
 /// What a machine says of its nodes.
 #[derive(Clone, Copy, Debug)]
@@ -228,8 +235,8 @@ impl NumaReport {
             self.nr_without_ram += 1;
             return Ok(());
         }
-        self.nr_hotpluggable += usize::from(memory.flags & MEMORY_HOTPLUGGABLE != 0);
-        self.nr_non_volatile += usize::from(memory.flags & MEMORY_NON_VOLATILE != 0);
+        self.nr_hotpluggable += usize::from(memory.is_hotpluggable());
+        self.nr_non_volatile += usize::from(memory.is_non_volatile());
         self.topology.add_range(ram, node)?;
         Ok(())
     }
@@ -317,118 +324,4 @@ fn cover(topology: &mut Topology, ram: &[PfnRange]) -> Result<usize, NumaError> 
         }
     }
     Ok(nr_pages)
-}
-
-/// An entry in force.
-enum Affinity {
-    Cpu { apic_id: u32, domain: u32 },
-    Memory(Memory),
-}
-
-struct Memory {
-    range: PfnRange,
-    domain: u32,
-    flags: u32,
-}
-
-const REVISION: usize = 8;
-const HEADER_LEN: usize = 36;
-const SRAT_FIXED_LEN: usize = HEADER_LEN + 12;
-const SLIT_LOCALITIES: usize = HEADER_LEN;
-const SLIT_FIXED_LEN: usize = HEADER_LEN + 8;
-const ENTRY_CPU: u8 = 0;
-const ENTRY_MEMORY: u8 = 1;
-const ENTRY_X2APIC: u8 = 2;
-const CPU_LEN: usize = 16;
-const MEMORY_LEN: usize = 40;
-const X2APIC_LEN: usize = 24;
-const ENABLED: u32 = 1;
-const MEMORY_HOTPLUGGABLE: u32 = 2;
-const MEMORY_NON_VOLATILE: u32 = 4;
-
-impl Affinity {
-    /// `None` for what is not in force.
-    fn read(entry: &[u8], revision: u8) -> Result<Option<Self>, NumaError> {
-        let long_enough = match entry[0] {
-            ENTRY_CPU => entry.len() >= CPU_LEN,
-            ENTRY_MEMORY => entry.len() >= MEMORY_LEN,
-            ENTRY_X2APIC => entry.len() >= X2APIC_LEN,
-            _ => return Ok(None),
-        };
-        if !long_enough {
-            return Err(NumaError::Entry);
-        }
-        let field = |at: usize| read_u32(entry, at).ok_or(NumaError::Entry);
-        let wide = |at: usize| read_u64(entry, at).ok_or(NumaError::Entry);
-        // The upper bytes of a domain were reserved in the first revision (and still are in what QEMU says).
-        let domain_mask = if revision >= 2 { u32::MAX } else { 0xff };
-        let is_enabled = |at: usize| Ok::<_, NumaError>(field(at)? & ENABLED != 0);
-        Ok(match entry[0] {
-            ENTRY_CPU if is_enabled(4)? => {
-                let low = u32::from(entry[2]);
-                let high = field(8)? & 0xffff_ff00;
-                Some(Self::Cpu {
-                    apic_id: u32::from(entry[3]),
-                    domain: (high | low) & domain_mask,
-                })
-            }
-            ENTRY_X2APIC if is_enabled(12)? => Some(Self::Cpu {
-                apic_id: field(8)?,
-                domain: field(4)?,
-            }),
-            ENTRY_MEMORY if is_enabled(28)? => {
-                let (start, len) = (wide(8)?, wide(16)?);
-                let end = start.checked_add(len).ok_or(NumaError::Range)?;
-                let (first, end) = (PhysAddr::new(start).pfn(), PhysAddr::new(end).pfn());
-                Some(Self::Memory(Memory {
-                    range: PfnRange::new(first, end),
-                    domain: field(2)? & domain_mask,
-                    flags: field(28)?,
-                }))
-            }
-            _ => None,
-        })
-    }
-}
-
-/// The entries of the table, each with its first two bytes at least.
-fn entries(srat: &[u8]) -> impl Iterator<Item = Result<&[u8], NumaError>> {
-    let mut rest = &srat[SRAT_FIXED_LEN..];
-    core::iter::from_fn(move || {
-        let len = usize::from(*rest.get(1)?);
-        if len < 2 || len > rest.len() {
-            rest = &[];
-            return Some(Err(NumaError::Entry));
-        }
-        let (entry, after) = rest.split_at(len);
-        rest = after;
-        Some(Ok(entry))
-    })
-}
-
-/// As much of the bytes as the table says that it has.
-fn table(bytes: &[u8], signature: [u8; 4], fixed_len: usize) -> Result<&[u8], NumaError> {
-    if bytes.get(..4).ok_or(NumaError::Length)? != signature {
-        return Err(NumaError::Signature);
-    }
-    let len = read_u32(bytes, 4).ok_or(NumaError::Length)?;
-    let len = usize::try_from(len).map_err(|_| NumaError::Length)?;
-    let table = bytes.get(..len).ok_or(NumaError::Length)?;
-    if len < fixed_len {
-        return Err(NumaError::Length);
-    }
-    match table.iter().fold(0_u8, |sum, &byte| sum.wrapping_add(byte)) {
-        0 => Ok(table),
-        _ => Err(NumaError::Checksum),
-    }
-}
-
-fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
-    let field = bytes.get(at..)?.first_chunk::<4>()?;
-    Some(u32::from_le_bytes(*field))
-}
-
-fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
-    let field = bytes.get(at..)?.first_chunk::<8>()?;
-    Some(u64::from_le_bytes(*field))
 }
