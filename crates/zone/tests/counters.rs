@@ -9,6 +9,9 @@
 )]
 
 mod common;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[path = "common/single_step.rs"]
+mod single_step;
 
 use common::{Random, TestZones, Tiny, bare, boot, frames, run_on, small};
 use kmm_frame::{
@@ -387,103 +390,48 @@ fn threads_on_several_cpus_lose_nothing() {
     assert_eq!(node.events()[VmEvent::Pgfault], 2 * EACH as u64);
 }
 
-/// Interrupts between any two instructions, by the trap flag: after each one the CPU raises SIGTRAP, whose handler is the
-/// interrupt.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-mod single_step {
-    use core::cell::Cell;
-
-    use super::{NodeCounters, NodeItem, VmEvent, pin, shares};
-
-    const SIGTRAP: i32 = 5;
-
-    unsafe extern "C" {
-        fn signal(number: i32, handler: usize) -> usize;
-    }
-
-    thread_local! {
-        static STEPS: Cell<usize> = const { Cell::new(0) };
-        static STRIKE_AT: Cell<usize> = const { Cell::new(0) };
-        static HANDLER: Cell<Option<fn(&'static NodeCounters)>> = const { Cell::new(None) };
-        static NODE: Cell<Option<&'static NodeCounters>> = const { Cell::new(None) };
-    }
-
-    extern "C" fn on_trap(_number: i32) {
-        let step = STEPS.get();
-        STEPS.set(step + 1);
-        if step == STRIKE_AT.get() {
-            if let (Some(handler), Some(node)) = (HANDLER.get(), NODE.get()) {
-                handler(node);
-            }
-        }
-    }
-
-    /// Runs `f` with `handler` after its instruction number `strike_at`; how many instructions there were.
-    fn interrupted(
-        node: &'static NodeCounters,
-        f: fn(&'static NodeCounters),
-        handler: fn(&'static NodeCounters),
-        strike_at: usize,
-    ) -> usize {
-        STEPS.set(0);
-        STRIKE_AT.set(strike_at);
-        HANDLER.set(Some(handler));
-        NODE.set(Some(node));
-        // SAFETY: sets the trap flag, which changes nothing but that SIGTRAP comes, and that has a handler.
-        unsafe { core::arch::asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq") };
-        f(node);
-        // SAFETY: clears it.
-        unsafe { core::arch::asm!("pushfq", "and qword ptr [rsp], ~0x100", "popfq") };
-        STEPS.get()
-    }
-
-    #[test]
-    fn an_interrupt_at_any_instruction_loses_no_count() {
-        // SAFETY: the handler touches thread-locals without destructors and atomics.
-        unsafe { signal(SIGTRAP, on_trap as extern "C" fn(i32) as usize) };
-        let node: &'static NodeCounters = Box::leak(Box::new(NodeCounters::new(shares(1))));
-        node.set_threshold(3);
-        let work: [fn(&'static NodeCounters); 4] = [
-            |node| node.add(pin(0), NodeItem::Mapped, 1),
-            |node| node.add(pin(0), NodeItem::Mapped, 4),
-            |node| node.count_event(pin(0), VmEvent::Pgfault, 1),
+#[test]
+fn an_interrupt_at_any_instruction_loses_no_count() {
+    let node: &'static NodeCounters = Box::leak(Box::new(NodeCounters::new(shares(1))));
+    node.set_threshold(3);
+    // What differs little from counting a page, and what takes long, is interrupted at some of its instructions: signals are
+    // slow.
+    type Work = fn(&NodeCounters);
+    let work: [(Work, usize); 4] = [
+        (|node| node.add(pin(0), NodeItem::Mapped, 1), 1),
+        (|node| node.add(pin(0), NodeItem::Mapped, 4), 3),
+        (|node| node.count_event(pin(0), VmEvent::Pgfault, 1), 3),
+        (
             |node| assert!(node.fold(pin(0)) || node.snapshot(NodeItem::Mapped) > 0),
-        ];
-        let interrupt: fn(&'static NodeCounters) = |node| {
-            node.add(pin(0), NodeItem::Mapped, 1);
-            node.count_event(pin(0), VmEvent::Pgfault, 1);
-            node.add(pin(0), NodeItem::Dirty, 2);
-            node.fold(pin(0));
-        };
-        let (mut mapped, mut faults, mut interrupts) = (0, 0, 0);
-        for (nr, f) in work.into_iter().enumerate() {
-            let mut strike_at = 0;
-            loop {
-                let nr_steps = interrupted(node, f, interrupt, strike_at);
-                assert!(nr_steps > 5, "SIGTRAP does not come");
-                let struck = u64::from(strike_at < nr_steps);
+            97,
+        ),
+    ];
+    let interrupt = Box::leak(Box::new(|| {
+        node.add(pin(0), NodeItem::Mapped, 1);
+        node.count_event(pin(0), VmEvent::Pgfault, 1);
+        node.add(pin(0), NodeItem::Dirty, 2);
+        node.fold(pin(0));
+    }));
+    let (mut mapped, mut faults, mut interrupts) = (0, 0, 0);
+    for (nr, (f, stride)) in work.into_iter().enumerate() {
+        single_step::at_any_instruction(
+            || f(node),
+            interrupt,
+            stride,
+            |run| {
+                let struck = u64::from(run.struck_at.is_some());
                 interrupts += struck;
                 mapped += struck + [1, 4, 0, 0][nr];
                 faults += struck + u64::from(nr == 2);
-                assert_eq!(
-                    node.snapshot(NodeItem::Mapped),
-                    mapped,
-                    "work {nr}, {strike_at}"
-                );
-                assert_eq!(
-                    node.events()[VmEvent::Pgfault],
-                    faults,
-                    "work {nr}, {strike_at}"
-                );
+                let seen = node.snapshot(NodeItem::Mapped);
+                assert_eq!(seen, mapped, "work {nr}, {run:?}");
+                let seen = node.events()[VmEvent::Pgfault];
+                assert_eq!(seen, faults, "work {nr}, {run:?}");
                 assert_eq!(node.snapshot(NodeItem::Dirty), 2 * interrupts);
-                if struck == 0 {
-                    break;
-                }
-                // Counting a page is interrupted at each of its instructions; what differs little from that, and what
-                // takes long, at some of them: signals are slow.
-                strike_at += [1, 3, 3, 97][nr];
-            }
-        }
-        println!("{interrupts} interrupts");
+            },
+        );
     }
+    println!("{interrupts} interrupts");
+    assert!(interrupts > 20, "only {interrupts} interrupts came");
 }

@@ -1,12 +1,12 @@
-//! One CPU asks another to empty its stock, in every order that loom finds (INV-11).
+//! One CPU asks another to empty its stock, in every order that loom finds (INV-3, INV-11).
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --release -p kmm-zone --test loom_drain`.
 #![cfg(loom)]
 #![allow(missing_docs, reason = "a test")]
 
 use kmm_kcoll::sync::atomic;
-use loom::sync::Arc;
-use loom::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use loom::sync::{Arc, Mutex};
 use loom::thread;
 
 #[path = "../src/pcp/drain.rs"]
@@ -45,6 +45,14 @@ impl Cpu {
         if let Some(ticket) = self.request.pending() {
             self.empty();
             self.keep();
+            self.request.serve(ticket);
+        }
+    }
+
+    /// The same, when nothing comes back meanwhile.
+    fn step_that_keeps_nothing(&self) {
+        if let Some(ticket) = self.request.pending() {
+            self.empty();
             self.request.serve(ticket);
         }
     }
@@ -114,4 +122,84 @@ fn an_owner_that_serves_first_is_found_out() {
         cpu.ask();
         owner.join().unwrap();
     });
+}
+
+/// A CPU that another interrupts, between any two words that it reads or writes: what runs on it holds `running`.
+struct Interrupted {
+    running: Mutex<()>,
+    mark: AtomicBool,
+    cpu: Arc<Cpu>,
+}
+
+impl Interrupted {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            running: Mutex::new(()),
+            mark: AtomicBool::new(false),
+            cpu: Cpu::new(),
+        })
+    }
+
+    fn step<R>(&self, f: impl FnOnce(&Self) -> R) -> R {
+        let _running = self.running.lock().unwrap();
+        f(self)
+    }
+
+    /// The fast path of the owner: whether it got a page of the stock.
+    fn take(&self) -> bool {
+        let stock = &self.cpu.stock;
+        if self.step(|me| me.mark.load(Relaxed)) {
+            return false;
+        }
+        self.step(|me| me.mark.store(true, Relaxed));
+        let had = self.step(|_| stock.load(Relaxed));
+        if had > 0 {
+            self.step(|_| stock.store(had - 1, Relaxed));
+        }
+        self.step(|me| me.mark.store(false, Relaxed));
+        had > 0
+    }
+
+    /// The interrupt that makes it look, from its first instruction to its last.
+    fn interrupt(&self, heeds_mark: bool) {
+        self.step(|me| {
+            if !heeds_mark || !me.mark.load(Relaxed) {
+                me.cpu.step_that_keeps_nothing();
+            }
+        });
+    }
+
+    /// One CPU asks, interrupts this one, and waits for an answer, if it gets one; this one is at it.
+    fn is_asked(heeds_mark: bool) {
+        let owner = Self::new();
+        let asking = Arc::clone(&owner);
+        let other = thread::spawn(move || {
+            asking.cpu.request.ask();
+            asking.interrupt(heeds_mark);
+            // What it was served with is there to be seen: the page, unless the owner has it.
+            let is_served = asking.cpu.request.is_served();
+            is_served.then(|| asking.cpu.home.load(Relaxed))
+        });
+        let taken = usize::from(owner.take());
+        let served = other.join().unwrap();
+        if let Some(home) = served {
+            assert_eq!(home + taken, 1, "a page is lost");
+        }
+        // An interrupt that found the mark has left the request for the next slow step.
+        owner.cpu.step_that_keeps_nothing();
+        assert!(owner.cpu.request.is_served());
+        let left = owner.cpu.stock.load(Relaxed) + owner.cpu.home.load(Relaxed);
+        assert_eq!(left + taken, 1, "a page is lost");
+    }
+}
+
+#[test]
+fn an_interrupt_leaves_a_stock_alone_that_is_in_use() {
+    loom::model(|| Interrupted::is_asked(true));
+}
+
+#[test]
+#[should_panic(expected = "a page is lost")]
+fn an_interrupt_that_does_not_heed_the_mark_is_found_out() {
+    loom::model(|| Interrupted::is_asked(false));
 }
