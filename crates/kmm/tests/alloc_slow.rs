@@ -4,8 +4,8 @@
 mod common;
 
 use common::{
-    Fake, NR_FRAMES, drain_here, finish, frames, large_zone, order, short, take_bugs, take_steps,
-    take_texts, two_nodes, world_with,
+    Fake, NR_FRAMES, World, drain_here, finish, frames, large_zone, order, short, take_bugs,
+    take_steps, take_texts, two_nodes, world_with,
 };
 use kmm::frame::{Gfp, NodeId, NodeMask, Order, VmEvent, ZoneType};
 use kmm::host::{AllocError, PageBlock, PageReq, PageSource, Scope, Sleep};
@@ -25,14 +25,27 @@ fn deeds() -> Vec<AllocStep> {
     take_steps().into_iter().filter(is_deed).collect()
 }
 
+/// What the slow path begins with, and what comes then.
+fn looked_twice(order: Order, gfp: Gfp, then: &[AllocStep]) -> Vec<AllocStep> {
+    let look = [AllocStep::WakeKswapd(NODE), AllocStep::FreeLists(gfp)];
+    [&[AllocStep::Slow { order, gfp }], &look[..], &look, then].concat()
+}
+
+/// A page for somebody who waits.
+fn page(world: &World, gfp: Gfp) -> PageBlock {
+    world.pages.alloc_page(&mut Sleep::grant(), gfp).unwrap()
+}
+
+fn is_refused(world: &World, gfp: Gfp, order: Order) -> bool {
+    let sleep = &mut Sleep::grant();
+    world.pages.alloc_pages(sleep, gfp, order).is_err()
+}
+
 #[test]
 fn the_fast_path_takes_no_step() {
     let fake = Fake::new();
     let world = world_with(64, fake.hooks());
-    let block = world
-        .pages
-        .alloc_page(&mut Sleep::grant(), Gfp::KERNEL)
-        .unwrap();
+    let block = page(&world, Gfp::KERNEL);
     assert_eq!(take_steps(), []);
     world.pages.free_page(block);
     world.assert_whole();
@@ -43,21 +56,14 @@ fn a_short_request_wakes_looks_and_reclaims() {
     let (world, fake, blocks) = short(64, 40);
     fake.state().per_reclaim = 32;
     let gfp = Gfp::KERNEL;
-    let page = world.pages.alloc_page(&mut Sleep::grant(), gfp).unwrap();
+    let page = page(&world, gfp);
     let order = Order::ZERO;
-    assert_eq!(
-        take_steps(),
-        [
-            AllocStep::Slow { order, gfp },
-            AllocStep::WakeKswapd(NODE),
-            AllocStep::FreeLists(gfp),
-            AllocStep::WakeKswapd(NODE),
-            AllocStep::FreeLists(gfp),
-            AllocStep::Reclaimed(32),
-            AllocStep::FreeLists(gfp),
-            AllocStep::Got,
-        ]
-    );
+    let then = [
+        AllocStep::Reclaimed(32),
+        AllocStep::FreeLists(gfp),
+        AllocStep::Got,
+    ];
+    assert_eq!(take_steps(), looked_twice(order, gfp, &then));
     let (req, scope) = fake.state().reclaims[0];
     assert_eq!((req.order, req.gfp, req.node), (order, gfp, NODE));
     assert_eq!(
@@ -76,17 +82,7 @@ fn a_request_that_may_not_wait_looks_twice_and_fails() {
     let gfp = Gfp::NOWAIT;
     assert!(world.pages.alloc_page(&mut NoWait, gfp).is_err());
     let order = Order::ZERO;
-    assert_eq!(
-        take_steps(),
-        [
-            AllocStep::Slow { order, gfp },
-            AllocStep::WakeKswapd(NODE),
-            AllocStep::FreeLists(gfp),
-            AllocStep::WakeKswapd(NODE),
-            AllocStep::FreeLists(gfp),
-            AllocStep::Failed,
-        ]
-    );
+    assert_eq!(take_steps(), looked_twice(order, gfp, &[AllocStep::Failed]));
     assert_eq!(take_texts().len(), 1);
     finish(&world, fake, blocks);
 }
@@ -102,8 +98,7 @@ fn large_blocks_are_compacted_first() {
     ] {
         let (world, fake, blocks) = short(64, 0);
         let gfp = gfp | Gfp::NORETRY | Gfp::NOWARN;
-        let sleep = &mut Sleep::grant();
-        assert!(world.pages.alloc_pages(sleep, gfp, order(n)).is_err());
+        assert!(is_refused(&world, gfp, order(n)));
         let deeds = deeds();
         let async_first = AllocStep::Compacted(CompactPriority::Async, CompactResult::Skipped);
         assert_eq!(deeds[0] == async_first, first, "{gfp} {n}: {deeds:?}");
@@ -154,7 +149,7 @@ fn reclaim_without_progress_is_tried_sixteen_times_more() {
         let (world, fake, blocks) = short(64, 0);
         fake.state().reclaimable = reclaimable;
         let gfp = Gfp::KERNEL | Gfp::NOWARN;
-        assert!(world.pages.alloc_page(&mut Sleep::grant(), gfp).is_err());
+        assert!(is_refused(&world, gfp, Order::ZERO));
         let mut expected = Vec::new();
         for n in 1..tries {
             expected.push(AllocStep::Reclaimed(0));
@@ -221,10 +216,7 @@ fn progress_starts_the_count_again() {
             }
         });
     }
-    let page = world
-        .pages
-        .alloc_page(&mut Sleep::grant(), Gfp::KERNEL)
-        .unwrap();
+    let page = page(&world, Gfp::KERNEL);
     assert_eq!(fake.state().reclaims.len(), 100);
     let retries = deeds();
     assert!(
@@ -268,8 +260,7 @@ fn compaction_is_tried_harder_and_harder() {
             state.compactions = vec![result; 100];
         }
         let gfp = Gfp::KERNEL | Gfp::RETRY_MAYFAIL | Gfp::NOWARN;
-        let sleep = &mut Sleep::grant();
-        assert!(world.pages.alloc_pages(sleep, gfp, order(n)).is_err());
+        assert!(is_refused(&world, gfp, order(n)));
         assert_eq!(fake.state().priorities, expected, "{result:?} {n}");
         finish(&world, fake, blocks);
     }
@@ -280,10 +271,7 @@ fn killing_somebody_makes_room() {
     let (world, fake, blocks) = short(64, 40);
     fake.state().oom = Some(OomResult::Killed);
     fake.state().per_kill = 40;
-    let page = world
-        .pages
-        .alloc_page(&mut Sleep::grant(), Gfp::KERNEL)
-        .unwrap();
+    let page = page(&world, Gfp::KERNEL);
     assert_eq!(
         deeds(),
         [
@@ -331,10 +319,7 @@ fn nobody_is_killed_when_others_made_room_meanwhile() {
     fake.state().oom = Some(OomResult::Killed);
     // When all three zones were found to have nothing, but before anybody is killed.
     fake.state().free_at_look = 3;
-    let page = world
-        .pages
-        .alloc_page(&mut Sleep::grant(), Gfp::KERNEL)
-        .unwrap();
+    let page = page(&world, Gfp::KERNEL);
     assert_eq!(
         deeds(),
         [AllocStep::Reclaimed(0), AllocStep::HighMark, AllocStep::Got]
@@ -349,10 +334,7 @@ fn without_a_file_system_one_waits_instead_of_killing() {
     let (world, fake, blocks) = short(64, 40);
     fake.state().oom = Some(OomResult::Killed);
     fake.state().per_relax = 40;
-    let page = world
-        .pages
-        .alloc_page(&mut Sleep::grant(), Gfp::NOFS)
-        .unwrap();
+    let page = page(&world, Gfp::NOFS);
     assert_eq!(fake.state().kills, []);
     assert_eq!(fake.state().nr_relaxed, 1);
     world.pages.free_page(page);
@@ -364,7 +346,7 @@ fn without_others_there_is_nobody_to_wait_for() {
     let (world, fake, blocks) = short(64, 40);
     fake.state().oom = Some(OomResult::Killed);
     let gfp = Gfp::NOFS | Gfp::NOWARN;
-    assert!(world.pages.alloc_page(&mut Sleep::grant(), gfp).is_err());
+    assert!(is_refused(&world, gfp, Order::ZERO));
     assert_eq!(fake.state().kills, []);
     finish(&world, fake, blocks);
 }
@@ -405,10 +387,7 @@ fn while_somebody_is_chosen_others_wait() {
             fake.pages().free_page(page);
         });
     }
-    let page = world
-        .pages
-        .alloc_page(&mut Sleep::grant(), Gfp::KERNEL)
-        .unwrap();
+    let page = page(&world, Gfp::KERNEL);
     assert_eq!(fake.state().kills.len(), 1);
     world.pages.free_page(page);
     finish(&world, fake, blocks);
@@ -435,10 +414,7 @@ fn who_reclaims_does_not_reclaim_again() {
                 .for_each(|page| pages.free_page(page));
         });
     }
-    let page = world
-        .pages
-        .alloc_page(&mut Sleep::grant(), Gfp::KERNEL)
-        .unwrap();
+    let page = page(&world, Gfp::KERNEL);
     assert_eq!(fake.state().reclaims.len(), 1);
     world.pages.free_page(page);
     finish(&world, fake, blocks);
