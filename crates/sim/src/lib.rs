@@ -12,6 +12,7 @@ mod rng;
 mod source;
 mod tlb;
 mod wait;
+mod words;
 
 pub use config::Config;
 pub use cpus::SimCpus;
@@ -24,5 +25,6 @@ pub use rng::{Rng, seeded};
 pub use source::{BumpSource, FreeListSource};
 pub use tlb::SimTlb;
 pub use wait::SimWaitQueue;
+pub use words::{frames, order};
 
 pub use kmm_layers::{FailNth, FailRandom};

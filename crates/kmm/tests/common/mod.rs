@@ -20,14 +20,7 @@ use kmm::{
     ReclaimReq, Reclaimer,
 };
 use kmm_sim::{Config, Machine, SimCpus, SimLock, SimPhys, SimPtes, SimTlb};
-
-pub fn frames(start: usize, end: usize) -> PfnRange {
-    PfnRange::new(Pfn::new(start), Pfn::new(end))
-}
-
-pub fn order(n: u8) -> Order {
-    Order::new(n).unwrap()
-}
+pub use kmm_sim::{frames, order};
 
 /// A block that the caller does not have: the allocator has to refuse it.
 pub fn forged(pfn: Pfn, n: u8) -> PageBlock {

@@ -10,8 +10,9 @@
 use core::cell::RefCell;
 use core::sync::atomic::AtomicU64;
 
-use kmm_frame::{Gfp, Order, PAGE_SIZE, Pfn, PfnRange};
+use kmm_frame::{Gfp, PAGE_SIZE, Pfn, PfnRange};
 use kmm_host::{AllocError, PageBlock, PageReq, PageSource, PhysMap};
+pub use kmm_sim::order;
 use kmm_sim::{Config, FreeListSource, Machine};
 
 pub type Lock = spin::Mutex<()>;
@@ -31,10 +32,6 @@ pub fn frames(machine: &Machine) -> PfnRange {
 
 pub fn source(machine: &'static Machine) -> FreeListSource {
     FreeListSource::new(machine)
-}
-
-pub fn order(n: u8) -> Order {
-    Order::new(n).unwrap()
 }
 
 pub fn req(n: u8, gfp: Gfp) -> PageReq {

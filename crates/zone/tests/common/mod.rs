@@ -14,18 +14,11 @@ use kmm_frame::{
     Gfp, MemMap, MigrateType, Order, PAGE_SIZE, Page, Pfn, PfnRange, VirtAddr, ZoneType,
 };
 use kmm_host::{CpuId, CpuPin, Cpus, DirectMap, PageBlock, PageReq};
+pub use kmm_sim::{frames, order};
 use kmm_zone::{
     BadPage, CpuCounts, FirstPcps, FreeBits, NodeLayouts, Pageblock, Pcp, ZoneLayout, ZoneLimits,
     ZoneStorage, Zones,
 };
-
-pub fn frames(start: usize, end: usize) -> PfnRange {
-    PfnRange::new(Pfn::new(start), Pfn::new(end))
-}
-
-pub fn order(n: u8) -> Order {
-    Order::new(n).unwrap()
-}
 
 /// DMA below frame 64, DMA32 below 256, Normal above.
 #[derive(Debug)]
