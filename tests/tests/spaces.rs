@@ -209,6 +209,10 @@ fn holes_are_moved_as_such() {
         write(&booted, &mut space, at + offset, &offset.to_le_bytes()).unwrap();
     }
     let before = space.stat();
+    let frames_at = |space: &Space, at: VirtAddr| {
+        offsets.map(|offset| space.translate(at + offset).map(|page| page.pfn()))
+    };
+    let frames = frames_at(&space, at);
     let moved = space
         .mremap(&RemapReq {
             old_addr: at,
@@ -224,6 +228,11 @@ fn holes_are_moved_as_such() {
         read(&booted, &mut space, moved + offset, &mut bytes).unwrap();
         assert_eq!(u64::from_le_bytes(bytes), offset);
     }
+    assert_eq!(
+        frames_at(&space, moved),
+        frames,
+        "the pages move, not what is in them"
+    );
     assert!(
         space.translate(at).is_none(),
         "the old entry is there still"

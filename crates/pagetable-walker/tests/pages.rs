@@ -194,6 +194,21 @@ fn a_walk_says_where_it_stopped() {
             )
             .unwrap();
 
+        mapper
+            .map_page(
+                &mut root,
+                va(4 * GIB),
+                Pfn::new(1 << 18),
+                Level::Pud,
+                PteFlags::USER_RW,
+            )
+            .unwrap();
+
+        let giant = mapper.walk(&root, va(4 * GIB + 0x1234_5678));
+        assert_eq!(
+            (giant.level, giant.phys()),
+            (Level::Pud, Some(PhysAddr::new(GIB + 0x1234_5678)))
+        );
         let huge = mapper.walk(&root, va(GIB + 0x1_2345));
         assert_eq!(
             (huge.level, huge.phys()),
