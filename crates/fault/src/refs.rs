@@ -27,6 +27,8 @@ pub unsafe fn put_page<A: PageSource>(map: &MemMap, pages: &A, pfn: Pfn) {
     let page = map.page(pfn);
     if page.put_and_test() {
         page.clear(OF_A_PROCESS);
+        // It becomes the block's: whoever owns a page holds it once.
+        page.unfreeze(1);
         // SAFETY: the last reference is gone, so nobody but this call knows of the frame.
         pages.free(unsafe { PageBlock::from_raw(pfn, Order::ZERO) });
     }
