@@ -122,6 +122,11 @@ unsafe impl<C: Cpus + ?Sized> Cpus for &C {
     }
 
     #[inline(always)]
+    fn with_pin_from<R>(&self, sleep: &mut Sleep, f: impl FnOnce(CpuPin<'_>) -> R) -> R {
+        (**self).with_pin_from(sleep, f)
+    }
+
+    #[inline(always)]
     fn local_word(&self, pin: CpuPin<'_>, nr: usize) -> *mut () {
         (**self).local_word(pin, nr)
     }
