@@ -112,7 +112,12 @@ impl Gfp {
     /// Of several zone flags the most restrictive counts. `HIGHMEM` with `MOVABLE_PAGE` reaches the movable zone;
     /// zones that a machine lacks are skipped by the zonelist.
     #[must_use]
+    #[inline(always)]
     pub const fn zone(self) -> ZoneType {
+        ZONES[(self.bits() & ZONE_BITS) as usize]
+    }
+
+    const fn find_zone(self) -> ZoneType {
         if self.contains(Self::DMA) {
             ZoneType::Dma
         } else if self.contains(Self::DMA32) {
@@ -128,7 +133,12 @@ impl Gfp {
 
     /// The free lists to look at first. Linux: `gfp_migratetype`.
     #[must_use]
+    #[inline(always)]
     pub const fn migrate_type(self) -> MigrateType {
+        TYPES[(self.bits() / Self::MOVABLE_PAGE.bits() & 0b11) as usize]
+    }
+
+    const fn find_type(self) -> MigrateType {
         if self.contains(Self::MOVABLE_PAGE) {
             MigrateType::Movable
         } else if self.contains(Self::RECLAIMABLE) {
@@ -138,6 +148,36 @@ impl Gfp {
         }
     }
 }
+
+/// Bits that [`Gfp::zone`] looks at.
+const ZONE_BITS: u32 = 0b1111;
+const _: () = assert!(
+    ZONE_BITS
+        == Gfp::DMA.bits() | Gfp::HIGHMEM.bits() | Gfp::DMA32.bits() | Gfp::MOVABLE_PAGE.bits()
+);
+const _: () = assert!(Gfp::RECLAIMABLE.bits() == 2 * Gfp::MOVABLE_PAGE.bits());
+
+/// Of all such bits: where flags are not known when it is compiled, one load is four jumps. Linux: `GFP_ZONE_TABLE`.
+const ZONES: [ZoneType; ZONE_BITS as usize + 1] = {
+    let mut zones = [ZoneType::Normal; ZONE_BITS as usize + 1];
+    let mut bits = 0;
+    while bits <= ZONE_BITS {
+        zones[bits as usize] = Gfp::from_bits_retain(bits).find_zone();
+        bits += 1;
+    }
+    zones
+};
+
+/// As [`ZONES`], of the bits `MOVABLE_PAGE` and `RECLAIMABLE`.
+const TYPES: [MigrateType; 4] = {
+    let mut types = [MigrateType::Unmovable; 4];
+    let mut bits = 0;
+    while bits < 4 {
+        types[bits as usize] = Gfp::from_bits_retain(bits * Gfp::MOVABLE_PAGE.bits()).find_type();
+        bits += 1;
+    }
+    types
+};
 
 /// As in a trace or a report: `GFP_KERNEL|__GFP_ZERO`. No flag prints nothing, bits without a name print in hexadecimal.
 ///

@@ -154,6 +154,15 @@ impl MemMap {
         self.range
     }
 
+    /// All descriptors, those of [`MemMap::range`] one after the other; `None` of a sparse map.
+    #[must_use]
+    pub const fn flat(&self) -> Option<&'static [Page]> {
+        match self.sparse {
+            None => Some(self.pages),
+            Some(_) => None,
+        }
+    }
+
     /// The frames that have descriptors now, as runs, lowest first.
     pub fn described(&self) -> impl Iterator<Item = PfnRange> {
         let flat = self.sparse.is_none().then_some(self.range);

@@ -10,6 +10,7 @@ mod age;
 mod compound;
 mod count;
 mod flags;
+mod last;
 mod lock;
 
 pub use age::{Access, Fate, References};
@@ -38,8 +39,9 @@ pub struct Page {
     mapping: AtomicU64,
     index: AtomicU64,
     private: AtomicU64,
-    map_count: AtomicI32,
+    /// The counts lie in one word: [`Page::is_free_to_go`] compares both at once.
     ref_count: SharedI32,
+    map_count: AtomicI32,
     owner: AtomicU64,
 }
 
@@ -62,8 +64,8 @@ macro_rules! fresh {
             mapping: AtomicU64::new(0),
             index: AtomicU64::new(0),
             private: AtomicU64::new(0),
-            map_count: AtomicI32::new(0),
             ref_count: SharedI32::new(0),
+            map_count: AtomicI32::new(0),
             owner: AtomicU64::new(0),
         }
     };

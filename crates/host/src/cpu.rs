@@ -105,8 +105,8 @@ pub unsafe trait Cpus {
     }
 }
 
-/// How many words each CPU has for its manager: one for each kind of zone, and some more.
-pub const LOCAL_WORDS: usize = 8;
+/// How many words each CPU has for its manager: two for each kind of zone, and some more.
+pub const LOCAL_WORDS: usize = 16;
 
 // SAFETY: every call goes to the CPUs behind the reference.
 unsafe impl<C: Cpus + ?Sized> Cpus for &C {

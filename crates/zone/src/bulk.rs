@@ -83,8 +83,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             Ok(page) => {
                 page.set_ref_count(0);
                 page.set_private(FREED);
-                let size = Size::of(order);
-                if size.is_some_and(|size| self.keep(pin, size, pfn)) {
+                if self.keep(pin, Size::of(order), pfn) {
                     Ok(None)
                 } else {
                     self.keep_or_zone(pin, pfn, order, may_ask)

@@ -1,4 +1,8 @@
 //! Taking pages out and back in: which zone, how deep, and what it means for the rest of the system.
+#![expect(
+    unsafe_code,
+    reason = "pages that come back are checked as nobody else's"
+)]
 
 use kmm_buddy::FreeError;
 use kmm_frame::{Gfp, NodeId, NodeMask, NumaItem, Order, Page, PageFlags, Pfn, PfnRange, ZoneType};
@@ -6,7 +10,7 @@ use kmm_host::{AllocError, CpuPin, Cpus, PhysMap};
 use lock_api::RawMutex;
 
 use crate::effort::Effort;
-use crate::pcp::Size;
+use crate::pcp::{Kept, Size, Way};
 use crate::zone::FREED;
 use crate::zonelist::Search;
 use crate::{AllowedNodes, BadPage, BadReason, Unreserve, Zone, Zones};
@@ -81,21 +85,29 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         order: Order,
         gfp: Gfp,
     ) -> Result<(Pfn, Pressure), AllocError> {
-        if let Some(size) = Size::of(order) {
-            let pcp = self.first_pcp(pin, gfp.zone());
-            if let Some(pfn) = pcp.take(size, gfp.migrate_type()) {
-                if cfg!(debug_assertions) {
-                    self.map().page(pfn).set_private(0);
-                }
-                return Ok((pfn, Pressure::None));
+        let pcp = self.first_pcp(pin, gfp.zone(), Way::Frozen);
+        if let Some(pfn) = pcp.take(Size::of(order), gfp.migrate_type()) {
+            if cfg!(debug_assertions) {
+                self.map().page(pfn).set_private(0);
             }
+            return Ok((pfn, Pressure::None));
         }
+        self.rmqueue_unstocked(pin, order, gfp)
+    }
+
+    #[inline(never)]
+    fn rmqueue_unstocked(
+        &self,
+        pin: CpuPin<'_>,
+        order: Order,
+        gfp: Gfp,
+    ) -> Result<(Pfn, Pressure), AllocError> {
         self.rmqueue_here(pin, order, gfp)
     }
 
     /// As [`Zones::rmqueue`], when this CPU has nothing in stock.
-    #[inline(never)]
-    fn rmqueue_here(
+    #[inline(always)]
+    pub(crate) fn rmqueue_here(
         &self,
         pin: CpuPin<'_>,
         order: Order,
@@ -292,19 +304,47 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     }
 
     /// Takes back a block that has as many references as `held`, or reports it and drops it. Linux: `free_unref_page`.
+    ///
+    /// # Safety
+    /// Nobody else uses the block, or looks for a way to use it: its last user gives it up.
     #[inline(always)]
-    pub(crate) fn put_back(&self, pfn: Pfn, order: Order, held: i32) {
-        if order == Order::ZERO && !cfg!(debug_assertions) {
-            if let Some(page) = self.map_ref().get(pfn) {
-                // What nearly all pages are. A page that is free already has count 0, or is put by its last user.
-                if page.ref_count() == held
-                    && page.map_count() == 0
-                    && !page.flags().intersects(PageFlags::CHECK_AT_FREE)
-                {
-                    page.set_ref_count(0);
-                    page.set_private(FREED);
-                    return self.give(pfn, order);
-                }
+    pub(crate) unsafe fn put_back(&self, pfn: Pfn, order: Order, held: u32) {
+        // Closures are inlined where they are small: this one is for pages only.
+        let keep = move |pin: CpuPin<'_>| {
+            let pcp = self.first_pcp(pin, ZoneType::Movable, Way::Counted);
+            // SAFETY: the way of the pageset; the rest by the caller.
+            unsafe { pcp.keep_counted(Size::PAGE, pfn, held) }
+        };
+        let kept = if order == Order::ZERO && !cfg!(debug_assertions) {
+            self.cpus().with_pin(keep)
+        } else {
+            Kept::Unseen
+        };
+        match kept {
+            Kept::Yes => {}
+            Kept::No => self.give_slow(pfn, order),
+            // SAFETY: by the caller.
+            Kept::Unseen => unsafe { self.put_back_block(pfn, order, held) },
+        }
+    }
+
+    /// As [`Zones::put_back`], of any size.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(never)]
+    unsafe fn put_back_block(&self, pfn: Pfn, order: Order, held: u32) {
+        let is_aligned = pfn.index() & (order.nr_pages() - 1) == 0;
+        if order != Order::ZERO && is_aligned && !cfg!(debug_assertions) {
+            let kept = self.cpus().with_pin(|pin| {
+                let pcp = self.first_pcp(pin, ZoneType::Movable, Way::Counted);
+                // SAFETY: the way of the pageset; the rest by the caller.
+                unsafe { pcp.keep_counted(Size::of(order), pfn, held) }
+            });
+            match kept {
+                Kept::Yes => return,
+                Kept::No => return self.give_slow(pfn, order),
+                Kept::Unseen => {}
             }
         }
         self.put_back_slow(pfn, order, held);
@@ -312,7 +352,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
 
     #[cold]
     #[inline(never)]
-    fn put_back_slow(&self, pfn: Pfn, order: Order, held: i32) {
+    pub(crate) fn put_back_slow(&self, pfn: Pfn, order: Order, held: u32) {
         let checked = self.check_free(pfn, order, held);
         let page = match checked.and_then(|page| self.check_lists(pfn, order).map(|()| page)) {
             Ok(page) => page,
@@ -329,34 +369,40 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         // Closures are inlined where they are small: this one is for pages only.
         let keep = move |pin: CpuPin<'_>| self.keep(pin, Size::PAGE, pfn);
         if order != Order::ZERO || !self.cpus().with_pin(keep) {
+            self.give_block(pfn, order);
+        }
+    }
+
+    /// As [`Zones::give`], of any size.
+    #[inline(never)]
+    fn give_block(&self, pfn: Pfn, order: Order) {
+        let keep = |pin: CpuPin<'_>| self.keep(pin, Size::of(order), pfn);
+        if order == Order::ZERO || !self.cpus().with_pin(keep) {
             self.give_slow(pfn, order);
         }
     }
 
     #[inline(always)]
     pub(crate) fn keep(&self, pin: CpuPin<'_>, size: Size, pfn: Pfn) -> bool {
-        let pcp = self.first_pcp(pin, ZoneType::Movable);
+        let pcp = self.first_pcp(pin, ZoneType::Movable, Way::Frozen);
         if cfg!(debug_assertions) && pcp.holds(pfn) {
             self.map().page(pfn).set_private(FREED);
         }
         pcp.keep(size, pfn)
     }
 
-    /// What is not a page, or found no room in the stock of its size.
+    /// What found no room in the stock of its size.
     #[cold]
     #[inline(never)]
-    fn give_slow(&self, pfn: Pfn, order: Order) {
-        if let Some(size) = Size::of(order) {
-            let kept = self.cpus().with_pin(|pin| {
-                let is_page = size == Size::PAGE;
-                let waits = || self.first_pcp(pin, ZoneType::Movable).wait(size, pfn);
-                !is_page && self.keep(pin, size, pfn) || waits()
-            });
-            if kept {
-                return;
-            }
+    pub(crate) fn give_slow(&self, pfn: Pfn, order: Order) {
+        let size = Size::of(order);
+        let waits = |pin: CpuPin<'_>| {
+            self.first_pcp(pin, ZoneType::Movable, Way::Frozen)
+                .wait(size, pfn)
+        };
+        if size.is_large() || !self.cpus().with_pin(waits) {
+            self.give_to_zone(pfn, order);
         }
-        self.give_to_zone(pfn, order);
     }
 
     #[inline(never)]
@@ -364,11 +410,8 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         let Some(zone) = self.zone_of(pfn) else {
             return self.report_refused((pfn, FreeError::OutsideZone), order);
         };
-        let result = match Size::of(order) {
-            Some(size) => self.cpus().with_pin(|pin| zone.put_stocked(pin, pfn, size)),
-            None => zone.put_locked(pfn, order),
-        };
-        if let Err(refused) = result {
+        let put = |pin: CpuPin<'_>| zone.put_stocked(pin, pfn, Size::of(order));
+        if let Err(refused) = self.cpus().with_pin(put) {
             self.report_refused(refused, order);
         }
     }
@@ -381,7 +424,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         &self,
         pfn: Pfn,
         order: Order,
-        held: i32,
+        held: u32,
     ) -> Result<&'static Page, BadPage> {
         let bad = |pfn, reason| BadPage { pfn, order, reason };
         let foreign = bad(pfn, BadReason::Foreign);
@@ -442,9 +485,9 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
 
 /// Whether nobody uses the page but its owner, who holds it `held` times; or once, but has given that up already.
 #[inline]
-fn is_free_to_go(page: &Page, held: i32) -> bool {
+fn is_free_to_go(page: &Page, held: u32) -> bool {
     let count = page.ref_count();
-    let is_held = count == held || count == 0;
+    let is_held = is_held(count, held);
     let is_checked = cfg!(debug_assertions) || count == 0;
     !page.flags().intersects(PageFlags::CHECK_AT_FREE)
         && page.map_count() == 0
@@ -452,8 +495,12 @@ fn is_free_to_go(page: &Page, held: i32) -> bool {
         && !(is_checked && page.private() == FREED)
 }
 
+fn is_held(count: i32, held: u32) -> bool {
+    count == 0 || u32::try_from(count) == Ok(held)
+}
+
 #[cold]
-fn why_not(page: &Page, held: i32) -> BadReason {
+fn why_not(page: &Page, held: u32) -> BadReason {
     let flags = page.flags() & PageFlags::CHECK_AT_FREE;
     if flags.contains(PageFlags::BUDDY) {
         return BadReason::DoubleFree;
@@ -462,7 +509,7 @@ fn why_not(page: &Page, held: i32) -> BadReason {
         return BadReason::Flags(flags);
     }
     match page.ref_count() {
-        count if count == held || count == 0 => {}
+        count if is_held(count, held) => {}
         count => return BadReason::RefCount(count),
     }
     match page.map_count() {

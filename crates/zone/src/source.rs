@@ -4,12 +4,12 @@
     reason = "an unsafe trait: handing out a frame twice breaks memory safety"
 )]
 
-use kmm_frame::{Gfp, NodeId, NodeItem, Order, PageFlags, Pfn};
+use kmm_frame::{Gfp, MigrateType, NodeId, NodeItem, Order, Page, PageFlags, Pfn, ZoneType};
 use kmm_host::{AllocError, CpuPin, Cpus, PageBlock, PageReq, PageSource, PhysMap};
 use lock_api::RawMutex;
 
 use crate::bulk::CHUNK;
-use crate::pcp::Size;
+use crate::pcp::{Put, Size, Way};
 use crate::rmqueue::Outcome;
 use crate::{AllowedNodes, Pressure, Zones};
 
@@ -23,10 +23,12 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     ///
     /// # Errors
     /// [`AllocError::NoSuchNode`] if the node asked for does not exist; else as for [`Zones::rmqueue`].
-    #[inline]
+    #[inline(always)]
     pub fn alloc_pages(&self, req: PageReq) -> Result<(PageBlock, Pressure), AllocError> {
-        let (mut block, pressure) = self.take(req)?;
-        self.prepare(&mut block, req.gfp);
+        let (mut block, pressure) = self.take::<{ Way::Counted as u8 }>(req)?;
+        if req.gfp.contains(Gfp::ZERO) {
+            self.phys().clear(&mut block);
+        }
         Ok((block, pressure))
     }
 
@@ -48,7 +50,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         let (pfn, pressure) = self.take_from(req, node, allowed)?;
         // SAFETY: as in `take`.
         let mut block = unsafe { PageBlock::from_raw(pfn, req.order) };
-        self.prepare(&mut block, req.gfp);
+        self.finish(&mut block, req.gfp);
         Ok((block, pressure))
     }
 
@@ -63,9 +65,9 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     ///
     /// # Errors
     /// As for [`Zones::alloc_pages`].
-    #[inline]
+    #[inline(always)]
     pub fn alloc_frozen_pages(&self, req: PageReq) -> Result<(PageBlock, Pressure), AllocError> {
-        let (mut block, pressure) = self.take(req)?;
+        let (mut block, pressure) = self.take::<{ Way::Frozen as u8 }>(req)?;
         if cfg!(debug_assertions) {
             self.map().page(block.pfn()).set_private(0);
         }
@@ -94,40 +96,89 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         self.give(pfn, order);
     }
 
+    /// A block, counted or not.
     #[inline(always)]
-    fn take(&self, req: PageReq) -> Result<(PageBlock, Pressure), AllocError> {
+    fn take<const WAY: u8>(&self, req: PageReq) -> Result<(PageBlock, Pressure), AllocError> {
         // Closures are inlined where they are small: this one is for pages only.
         let (highest, kind) = (req.gfp.zone(), req.gfp.migrate_type());
-        let fast = move |pin: CpuPin<'_>| self.first_pcp(pin, highest).take(Size::PAGE, kind);
+        let fast = move |pin: CpuPin<'_>| self.take_stocked::<WAY>(pin, Size::PAGE, highest, kind);
         let page = match req.node {
             None if req.order == Order::ZERO => self.cpus().with_pin(fast),
             _ => None,
         };
         let (pfn, pressure) = match page {
             Some(pfn) => (pfn, Pressure::None),
-            None => self.take_slow(req)?,
+            None => self.take_slow::<WAY>(req)?,
         };
         // SAFETY: INV-1: frames that leave a zone are RAM, aligned, and nobody else's until they are put back.
         let block = unsafe { PageBlock::from_raw(pfn, req.order) };
         Ok((block, pressure))
     }
 
+    /// From this CPU's stock of the first zone.
     #[inline(always)]
-    fn take_slow(&self, req: PageReq) -> Result<(Pfn, Pressure), AllocError> {
-        match req.node {
+    fn take_stocked<const WAY: u8>(
+        &self,
+        pin: CpuPin<'_>,
+        size: Size,
+        highest: ZoneType,
+        kind: MigrateType,
+    ) -> Option<Pfn> {
+        if WAY == Way::Frozen as u8 {
+            return self.first_pcp(pin, highest, Way::Frozen).take(size, kind);
+        }
+        let pcp = self.first_pcp(pin, highest, Way::Counted);
+        let pfn = pcp.take(size, kind)?;
+        // SAFETY: the way of the pageset, which had the frame in stock.
+        prepare(unsafe { pcp.page(pfn) });
+        Some(pfn)
+    }
+
+    #[inline(always)]
+    fn take_slow<const WAY: u8>(&self, req: PageReq) -> Result<(Pfn, Pressure), AllocError> {
+        let found = match req.node {
+            None if req.order == Order::ZERO => {
+                let (pfn, outcome) = self.take_unstocked::<WAY>(Order::ZERO, req.gfp);
+                return outcome.with(pfn);
+            }
             None => {
-                let (pfn, outcome) = self.take_local(req.order, req.gfp);
-                outcome.with(pfn)
+                let (pfn, outcome) = self.take_block::<WAY>(req.order, req.gfp);
+                return outcome.with(pfn);
             }
             Some(node) => self.take_from(req, node, AllowedNodes::ALL),
+        };
+        if WAY == Way::Counted as u8 {
+            if let Ok((pfn, _)) = found {
+                prepare(self.map_ref().page(pfn));
+            }
+        }
+        found
+    }
+
+    /// A block that is larger than a page.
+    #[inline(never)]
+    fn take_block<const WAY: u8>(&self, order: Order, gfp: Gfp) -> (Pfn, Outcome) {
+        let (highest, kind) = (gfp.zone(), gfp.migrate_type());
+        let size = Size::of(order);
+        let fast = |pin: CpuPin<'_>| self.take_stocked::<WAY>(pin, size, highest, kind);
+        match self.cpus().with_pin(fast) {
+            Some(pfn) => (pfn, Outcome::Calm),
+            None => self.take_unstocked::<WAY>(order, gfp),
         }
     }
 
-    /// What is not a page of this CPU's stock.
+    /// When there is nothing in stock.
     #[cold]
     #[inline(never)]
-    fn take_local(&self, order: Order, gfp: Gfp) -> (Pfn, Outcome) {
-        Outcome::of(self.cpus().with_pin(|pin| self.rmqueue(pin, order, gfp)))
+    fn take_unstocked<const WAY: u8>(&self, order: Order, gfp: Gfp) -> (Pfn, Outcome) {
+        let found = self
+            .cpus()
+            .with_pin(|pin| self.rmqueue_here(pin, order, gfp));
+        let found = Outcome::of(found);
+        if WAY == Way::Counted as u8 && !matches!(found.1, Outcome::Failed) {
+            prepare(self.map_ref().page(found.0));
+        }
+        found
     }
 
     /// A request that is not for the node of this CPU, whichever that is.
@@ -186,7 +237,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
                 .cpus()
                 .with_pin(|pin| self.rmqueue_bulk(pin, most, gfp, node, sink));
             for block in chunk[..count].iter_mut().flatten() {
-                self.prepare(block, gfp);
+                self.finish(block, gfp);
             }
             sum.0 += count;
             if pressure == Pressure::WakeKswapd {
@@ -201,7 +252,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
 
     /// Makes a page of a block that has left its zone. Linux: `prep_new_page`.
     #[inline]
-    fn prepare(&self, block: &mut PageBlock, gfp: Gfp) {
+    fn finish(&self, block: &mut PageBlock, gfp: Gfp) {
         self.set_page_refcounted(block);
         if gfp.contains(Gfp::ZERO) {
             self.phys().clear(block);
@@ -212,11 +263,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// by [`PageSource::free`] or [`Zones::put_page`]. Linux: `set_page_refcounted`.
     #[inline]
     pub fn set_page_refcounted(&self, block: &PageBlock) {
-        let page = self.map_ref().page(block.pfn());
-        page.reset_flags(PageFlags::empty());
-        page.set_private(0);
-        page.set_mapping(0);
-        page.set_ref_count(1);
+        prepare(self.map_ref().page(block.pfn()));
     }
 
     /// Gives up a reference to a page; the last one frees it. Linux: `put_page`.
@@ -226,12 +273,44 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// # Safety
     /// 1. The caller holds a reference to the page and gives it up: it does not use the frame any more.
     /// 2. Whoever owns the frame counts every use of it by a reference, so that the last one is the end of all.
-    #[inline]
+    #[inline(always)]
     pub unsafe fn put_page(&self, pfn: Pfn) {
-        if self.map_ref().page(pfn).put_and_test() {
-            self.put_back(pfn, Order::ZERO, 0);
+        // Closures are inlined where they are small: this one is for pages only.
+        let put = move |pin: CpuPin<'_>| {
+            let pcp = self.first_pcp(pin, ZoneType::Movable, Way::Counted);
+            // SAFETY: the way of the pageset; by the caller, who puts a page that he holds, and nobody but who holds it uses it.
+            unsafe { pcp.put_page(pfn) }
+        };
+        let put = if cfg!(debug_assertions) {
+            Put::Elsewhere
+        } else {
+            self.cpus().with_pin(put)
+        };
+        match put {
+            Put::Done => {}
+            Put::NoRoom => self.give_slow(pfn, Order::ZERO),
+            Put::Bad => self.put_back_slow(pfn, Order::ZERO, 0),
+            Put::Elsewhere => self.put_page_elsewhere(pfn),
         }
     }
+
+    /// As [`Zones::put_page`], of a page that this CPU does not keep.
+    #[cold]
+    #[inline(never)]
+    fn put_page_elsewhere(&self, pfn: Pfn) {
+        if self.map_ref().page(pfn).put_and_test() {
+            self.put_back_slow(pfn, Order::ZERO, 0);
+        }
+    }
+}
+
+/// Makes a page of a frame that is handed out: one holder, no flags, nothing of who had it before. Linux: `prep_new_page`.
+#[inline(always)]
+fn prepare(page: &Page) {
+    page.reset_flags(PageFlags::empty());
+    page.set_private(0);
+    page.set_mapping(0);
+    page.set_ref_count(1);
 }
 
 // SAFETY: INV-1 and INV-2: a frame is in exactly one of: free list, pageset, owner's hands; it goes to an owner only
@@ -247,7 +326,8 @@ unsafe impl<L: RawMutex, C: Cpus, P: PhysMap> PageSource for Zones<L, C, P> {
     #[inline]
     fn free(&self, block: PageBlock) {
         let (pfn, order) = block.into_raw();
-        self.put_back(pfn, order, 1);
+        // SAFETY: who has a block has it alone, and gives it up.
+        unsafe { self.put_back(pfn, order, 1) };
     }
 
     fn alloc_bulk(&self, gfp: Gfp, node: Option<NodeId>, out: &mut [Option<PageBlock>]) -> usize {

@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 use kmm_buddy::{FreeBits, Pageblock};
 use kmm_frame::ZoneType;
 
-use crate::pcp::NOBODY;
+use crate::pcp::{NOBODY, Way};
 use crate::{CpuCounts, Node, NodeLayouts, Pcp};
 
 /// What zones keep outside themselves, fresh: as much of each as [`NodeLayouts`] says, or more.
@@ -164,26 +164,28 @@ pub(crate) fn make_nodes<L, E>(
 }
 
 /// The pagesets of a CPU that requests try first, by the highest zone that may serve them: those of the highest such zone
-/// of the CPU's own node, if it has one. In one line, so that the hot path finds the pageset by one load.
+/// of the CPU's own node, if it has one. Each way in one line, so that the hot path finds the pageset by one load.
 #[derive(Debug)]
 #[repr(align(64))]
-pub struct FirstPcps([AtomicPtr<Pcp>; ZoneType::COUNT]);
+pub struct FirstPcps([[AtomicPtr<Pcp>; Way::WORDS]; Way::ALL.len()]);
 
 impl FirstPcps {
     /// None yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self([const { AtomicPtr::new((&raw const NOBODY).cast_mut()) }; ZoneType::COUNT])
+        const NONE: [AtomicPtr<Pcp>; Way::WORDS] =
+            [const { AtomicPtr::new((&raw const NOBODY).cast_mut()) }; Way::WORDS];
+        Self([NONE; Way::ALL.len()])
     }
 
     /// Changes when memory comes or goes.
-    pub(crate) fn set(&self, highest: ZoneType, pcp: &'static Pcp) {
-        self.0[highest.index()].store(ptr::from_ref(pcp).cast_mut(), Relaxed);
+    pub(crate) fn set(&self, highest: ZoneType, way: Way, pcp: &'static Pcp) {
+        self.0[way as usize][highest.index()].store(ptr::from_ref(pcp).cast_mut(), Relaxed);
     }
 
     #[inline]
-    pub(crate) fn get(&self, highest: ZoneType) -> &'static Pcp {
-        let pcp = self.0[highest.index()].load(Relaxed);
+    pub(crate) fn get(&self, highest: ZoneType, way: Way) -> &'static Pcp {
+        let pcp = self.0[way as usize][highest.index()].load(Relaxed);
         // SAFETY: what `new` or `set` has made of a reference that lives for ever; a `Pcp` is never written but through its
         // atomics. What it was made with came to this CPU together with the storage.
         unsafe { &*pcp }

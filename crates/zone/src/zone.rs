@@ -101,7 +101,7 @@ impl<L: RawMutex> Zone<L> {
             buddy,
         } = parts;
         let own = first_of_node(topology, range, node);
-        pcps.iter().for_each(|pcp| pcp.attach(own, pageblocks));
+        pcps.iter().for_each(|pcp| pcp.attach(own, pageblocks, map));
         Self {
             node,
             kind,

@@ -140,17 +140,27 @@ fn set_word(this: *mut PerCpu, nr: usize, word: *mut ()) {
     words[nr].store(word, Ordering::SeqCst);
 }
 
-/// A word of this CPU: one instruction if the number is a constant where this is inlined.
+/// A word of this CPU: one instruction if the number is a constant where this is inlined, and one that most ask for.
 #[inline(always)]
 pub fn local_word(nr: usize) -> *mut () {
     match nr {
-        0 => word_at::<0>(),
-        1 => word_at::<1>(),
         2 => word_at::<2>(),
-        3 => word_at::<3>(),
         4 => word_at::<4>(),
-        _ => word_at::<5>(),
+        10 => word_at::<10>(),
+        12 => word_at::<12>(),
+        _ => word(nr % LOCAL_WORDS),
     }
+}
+
+#[inline(always)]
+fn word(nr: usize) -> *mut () {
+    let word: *mut ();
+    // SAFETY: GS points to a `PerCpu`, and this is a word of it.
+    unsafe {
+        asm!("mov {}, gs:[{}*8 + {}]", out(reg) word, in(reg) nr, const offset_of!(PerCpu, local_words),
+             options(nostack, preserves_flags, readonly, pure))
+    }
+    word
 }
 
 #[inline(always)]

@@ -13,20 +13,40 @@ use crate::{FirstPcps, Pcp, Zones};
 /// whether there is one.
 pub(crate) static NOBODY: Pcp = Pcp::new();
 
-const _: () = assert!(ZoneType::COUNT <= LOCAL_WORDS);
+/// What the fast path is going to do with the descriptor of a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    /// Nothing.
+    Frozen = 0,
+    /// Count holders: it finds [`NOBODY`] where the zone's descriptors do not lie in an array. So it need not ask.
+    Counted = 1,
+}
+
+impl Way {
+    pub(crate) const ALL: [Self; 2] = [Self::Frozen, Self::Counted];
+    /// Words of each way.
+    pub(crate) const WORDS: usize = 8;
+}
+
+const _: () = assert!(ZoneType::COUNT <= Way::WORDS && 2 * Way::WORDS <= LOCAL_WORDS);
+
+const fn word_of(highest: ZoneType, way: Way) -> usize {
+    way as usize * Way::WORDS + highest.index()
+}
 
 impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// The pageset of this CPU that requests of its own node try first which `highest` could serve.
     #[inline(always)]
-    pub(crate) fn first_pcp(&self, pin: CpuPin<'_>, highest: ZoneType) -> &'static Pcp {
+    pub(crate) fn first_pcp(&self, pin: CpuPin<'_>, highest: ZoneType, way: Way) -> &'static Pcp {
         if C::HAS_LOCAL_WORDS {
-            let word = self.cpus().local_word(pin, highest.index()).cast::<Pcp>();
+            let nr = word_of(highest, way);
+            let word = self.cpus().local_word(pin, nr).cast::<Pcp>();
             // SAFETY: `set_first_pcp` has stored a reference there for every CPU, when the zones were made; nobody else
             // stores words, by the guarantee of `Cpus`.
             return unsafe { &*word };
         }
         match self.first_pcps().get(pin.cpu().index()) {
-            Some(first) => first.get(highest),
+            Some(first) => first.get(highest, way),
             None => &NOBODY,
         }
     }
@@ -39,12 +59,15 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         highest: ZoneType,
         pcp: Option<&'static Pcp>,
     ) {
-        let pcp = pcp.unwrap_or(&NOBODY);
-        first.set(highest, pcp);
-        if let (true, Ok(cpu)) = (C::HAS_LOCAL_WORDS, u32::try_from(cpu)) {
-            let word = ptr::from_ref(pcp).cast_mut().cast();
-            self.cpus()
-                .set_local_word(CpuId::new(cpu), highest.index(), word);
+        for way in Way::ALL {
+            let is_for = |pcp: &&Pcp| way == Way::Frozen || pcp.has_pages();
+            let pcp = pcp.filter(is_for).unwrap_or(&NOBODY);
+            first.set(highest, way, pcp);
+            if let (true, Ok(cpu)) = (C::HAS_LOCAL_WORDS, u32::try_from(cpu)) {
+                let word = ptr::from_ref(pcp).cast_mut().cast();
+                self.cpus()
+                    .set_local_word(CpuId::new(cpu), word_of(highest, way), word);
+            }
         }
     }
 }

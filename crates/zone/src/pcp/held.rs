@@ -4,7 +4,9 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use kmm_frame::{MigrateType, Order, Pfn};
 
-use super::{DrainRequest, HOME, IDLE, KEPT, ORDER_BITS, Pcp, STEP, Size, homeward, lane_of};
+use super::{
+    DrainRequest, HOME, IDLE, KEPT, NR_ROUTES, ORDER_BITS, Pcp, STEP, Size, homeward, lane_of,
+};
 
 /// A pageset under its mark.
 #[derive(Debug)]
@@ -41,19 +43,23 @@ impl<'a> PcpUse<'a> {
     fn place_with_room(&self, size: Size, pfn: Pfn) -> Option<(u32, usize)> {
         let (offset, route) = self.0.place_of(size, pfn)?;
         let has_room = || self.0.next_cell(size, route) + IDLE < self.0.limit(size, route);
-        let takes =
-            KEPT.contains(&route) && (has_room() || self.has_room_after_sharing(size, route));
+        let takes = has_room() || self.has_room_after_sharing(size, route);
         takes.then_some((offset, route))
     }
 
     /// Whether a block lies where the stock takes it, if it has room.
     pub(crate) fn belongs(&self, size: Size, pfn: Pfn) -> bool {
-        let most = self.0.most[usize::from(size.is_huge())].load(Relaxed);
-        most > 0
-            && self
-                .0
-                .place_of(size, pfn)
-                .is_some_and(|(_, route)| KEPT.contains(&route))
+        let most = self.0.most[usize::from(size.is_large())].load(Relaxed);
+        most > 0 && self.0.place_of(size, pfn).is_some()
+    }
+
+    /// Whether there were room for a large block that belongs there, if there were none of other sizes.
+    pub(crate) fn has_room_alone(&self, size: Size, pfn: Pfn) -> bool {
+        let order = size.order().get();
+        let most = self.0.most[1].load(Relaxed) >> order;
+        self.belongs(size, pfn)
+            && self.0.nr_blocks(size) < most.min(size.capacity())
+            && self.nr_large_pages() > self.0.nr_blocks(size) << order
     }
 
     /// As [`Pcp::holds`].
@@ -73,7 +79,7 @@ impl<'a> PcpUse<'a> {
                 self.0.next.tell();
             }
             // Whoever frees next finds the stock full, and shares the room out anew.
-            for limit in self.0.limits.iter().flatten() {
+            for limit in &self.0.limits {
                 limit.store(0, Relaxed);
             }
         }
@@ -122,25 +128,19 @@ impl<'a> PcpUse<'a> {
     /// Limits of stacks add up to what the pageset may hold. So a stack that is full may get the room of others, which keep
     /// what they have and as much as half of what is left.
     pub(crate) fn has_room_after_sharing(&self, size: Size, route: usize) -> bool {
+        let (alike, used) = if size.is_large() {
+            self.0.has_large.store(true, Relaxed);
+            (Size::LARGE, self.nr_large_pages())
+        } else {
+            (Size::SMALL, self.nr_small_pages())
+        };
         let stacks = || {
-            let sizes = Size::ALL.into_iter();
-            let sizes = sizes.filter(|other| other.is_huge() == size.is_huge());
-            sizes.flat_map(|size| KEPT.into_iter().map(move |route| (size, route)))
+            let of = |&size| KEPT.into_iter().map(move |route| (size, route));
+            alike.iter().flat_map(of)
         };
         let others = || stacks().filter(|&other| other != (size, route));
-        let unit = |size: Size| {
-            if size.is_huge() {
-                0
-            } else {
-                size.order().get()
-            }
-        };
-        let most = self.0.most[usize::from(size.is_huge())].load(Relaxed);
-        let used = if size.is_huge() {
-            self.0.nr_blocks(size)
-        } else {
-            self.nr_small_pages()
-        };
+        let unit = |size: Size| size.order().get();
+        let most = self.0.most[usize::from(size.is_large())].load(Relaxed);
         let mut room = most.saturating_sub(used);
         if room >> unit(size) == 0 {
             return false;
@@ -165,7 +165,7 @@ impl<'a> PcpUse<'a> {
     pub(crate) fn fullest(&self) -> Option<(Size, MigrateType, usize)> {
         let mut fullest = None;
         let mut most = 0;
-        for (size, kind) in Self::stacks().filter(|(size, _)| !size.is_huge()) {
+        for (size, kind) in Self::stacks().filter(|(size, _)| !size.is_large()) {
             let pages = self.0.nr_of(size, KEPT[kind.index()]) << size.order().get();
             if pages > most {
                 most = pages;
@@ -242,14 +242,18 @@ impl<'a> PcpUse<'a> {
         (nr_pages, blocks)
     }
 
-    /// Pages of the large size.
-    pub(crate) fn nr_huge_pages(&self) -> usize {
-        self.0.nr_blocks(Size::HUGE) << Size::HUGE.order().get()
+    /// Pages of the large sizes.
+    pub(crate) fn nr_large_pages(&self) -> usize {
+        if self.0.has_large.load(Relaxed) {
+            self.0.nr_pages_of(Size::LARGE)
+        } else {
+            0
+        }
     }
 
     /// Pages of the small sizes, and those that wait to go home.
     fn nr_small_pages(&self) -> usize {
-        self.0.count() - self.nr_huge_pages()
+        self.0.nr_pages_of(Size::SMALL) + self.0.nr_home_pages.load(Relaxed)
     }
 
     /// The stack may grow by so many blocks.
@@ -258,7 +262,7 @@ impl<'a> PcpUse<'a> {
         let next = self.0.next_cell(size, route);
         let capacity = size.capacity().saturating_sub((next / STEP) as usize);
         let limit = next + STEP * more.min(capacity) as u32 + IDLE;
-        self.0.limits[size.index()][route].store(limit, Relaxed);
+        self.0.limits[size.index() * NR_ROUTES + route].store(limit, Relaxed);
     }
 }
 
@@ -320,7 +324,7 @@ mod tests {
     use std::vec::Vec;
 
     use kmm_buddy::{Pageblock, Pageblocks};
-    use kmm_frame::PfnRange;
+    use kmm_frame::{MemMap, Page, PfnRange};
 
     use super::*;
 
@@ -330,7 +334,9 @@ mod tests {
         let room = span(0, 4096);
         let blocks: Vec<Pageblock> = (0..8).map(|_| Pageblock::new()).collect();
         let pcp = Pcp::new();
-        pcp.attach(room, Pageblocks::new(room, blocks.leak()).unwrap());
+        let pages: Vec<Page> = room.iter().map(|_| Page::new()).collect();
+        let map = MemMap::new(room, pages.leak()).unwrap();
+        pcp.attach(room, Pageblocks::new(room, blocks.leak()).unwrap(), map);
         let _ = pcp.with(|stock| {
             let mut filler = stock.filler(Size::PAGE, MigrateType::Movable, 1);
             filler.push(Pfn::new(2000));

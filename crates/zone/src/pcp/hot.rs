@@ -8,16 +8,44 @@
     reason = "indices within bounds by INV-10, without a comparison"
 )]
 
+use core::mem::offset_of;
+use core::ptr;
 use core::sync::atomic::{
-    AtomicU32, AtomicUsize,
+    AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{Relaxed, SeqCst},
     compiler_fence,
 };
 
 use kmm_buddy::Pageblock;
-use kmm_frame::{MigrateType, Order, Pfn};
+use kmm_frame::{MigrateType, Order, Page, Pfn};
 
-use super::{BUSY, IDLE, NR_ROUTES, ONE_PUT, Pcp, STEP, Size, at};
+use crate::zone::FREED;
+
+use super::{BUSY, IDLE, NR_ROUTES, ONE_PUT, Pcp, STEP, Size, at, second_half};
+
+/// What became of a block that an owner gave back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kept {
+    /// It is in stock.
+    Yes,
+    /// There is no room, but its descriptor says that it is free.
+    No,
+    /// Nothing was done: it lies elsewhere, or is not free to go.
+    Unseen,
+}
+
+/// What became of a reference that was given up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Put {
+    /// Others hold the page; or it is in stock.
+    Done,
+    /// It was the last, and there is no room, but the descriptor says that the page is free.
+    NoRoom,
+    /// It was the last, and the page is not free to go.
+    Bad,
+    /// Nothing was done: the page lies elsewhere.
+    Elsewhere,
+}
 
 impl Pcp {
     /// A block of the stock. `None` also when the pageset is in use.
@@ -41,9 +69,19 @@ impl Pcp {
     /// Puts a block into the stock if it belongs there; whether it did. Not when the pageset is in use.
     #[inline(always)]
     pub(crate) fn keep(&self, size: Size, pfn: Pfn) -> bool {
-        let Some((offset, route)) = self.place_of(size, pfn) else {
+        match self.offset_of(size, pfn) {
+            Some(offset) => self.keep_at(size, pfn, offset),
+            None => false,
+        }
+    }
+
+    /// As [`Pcp::keep`], of a block that lies in the window, and where in the zone.
+    #[inline(always)]
+    pub(crate) fn keep_at(&self, size: Size, pfn: Pfn, offset: u32) -> bool {
+        let route = self.route_at(pfn);
+        if size == Size::LARGEST && route != self.route_at(second_half(pfn)) {
             return false;
-        };
+        }
         let before = own(&self.mark);
         self.mark.store(BUSY, Relaxed);
         compiler_fence(SeqCst);
@@ -58,21 +96,87 @@ impl Pcp {
         true
     }
 
-    /// The offset and the route of a block that lies in the window.
+    /// As [`Pcp::keep`], of a block whose first page is to be held exactly `held` times, and is free from then on.
+    ///
+    /// # Safety
+    /// 1. As for [`Pcp::page`].
+    /// 2. Nobody else uses the block, or looks for a way to use it.
+    #[inline(always)]
+    pub(crate) unsafe fn keep_counted(&self, size: Size, pfn: Pfn, held: u32) -> Kept {
+        let Some(offset) = self.offset_of(size, pfn) else {
+            return Kept::Unseen;
+        };
+        // SAFETY: obligation 1; it lies in the window.
+        let page = unsafe { self.page(pfn) };
+        // SAFETY: obligation 2.
+        if !unsafe { page.is_free_to_go(held) } {
+            return Kept::Unseen;
+        }
+        if held != 0 {
+            page.set_ref_count(0);
+        }
+        page.set_private(FREED);
+        if self.keep_at(size, pfn, offset) {
+            Kept::Yes
+        } else {
+            Kept::No
+        }
+    }
+
+    /// Gives up a reference to a page, which is put into the stock if that was the last.
+    ///
+    /// # Safety
+    /// 1. As for [`Pcp::page`].
+    /// 2. The caller holds a reference to the page; if it was the last, nobody else uses the page, or looks for a way to.
+    #[inline(always)]
+    pub(crate) unsafe fn put_page(&self, pfn: Pfn) -> Put {
+        let Some(offset) = self.offset_of(Size::PAGE, pfn) else {
+            return Put::Elsewhere;
+        };
+        // SAFETY: obligation 1; it lies in the window.
+        let page = unsafe { self.page(pfn) };
+        if !page.put_and_test() {
+            return Put::Done;
+        }
+        // SAFETY: obligation 2.
+        if !unsafe { page.is_free_to_go(0) } {
+            return Put::Bad;
+        }
+        page.set_private(FREED);
+        if self.keep_at(Size::PAGE, pfn, offset) {
+            Put::Done
+        } else {
+            Put::NoRoom
+        }
+    }
+
+    /// Where in the zone a block begins that lies in the window.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "`spanned` fits (INV-10)")]
-    pub(crate) fn place_of(&self, size: Size, pfn: Pfn) -> Option<(u32, usize)> {
+    pub(crate) fn offset_of(&self, size: Size, pfn: Pfn) -> Option<u32> {
         let offset = pfn.index().wrapping_sub(own_size(&self.start));
-        if offset >= own_size(&self.spanned) {
-            return None;
-        }
+        (offset < own_size(&self.windows[nr_of(size)])).then_some(offset as u32)
+    }
+
+    /// The route of the pageblock of a frame in the window.
+    #[inline(always)]
+    pub(crate) fn route_at(&self, pfn: Pfn) -> usize {
         let block = pfn.index() >> Order::PAGEBLOCK.get();
         let entry = self.pageblocks().wrapping_add(block);
         // SAFETY: INV-10: every frame that is spanned has an entry, which lives for ever.
-        let route = route_of(unsafe { &*entry });
-        let offset = offset as u32;
-        let window = own(&self.windows[size.index()][route]);
-        (offset < window).then_some((offset, route))
+        route_of(unsafe { &*entry })
+    }
+
+    /// The descriptor of a frame that was in the stock, or lies in the window.
+    ///
+    /// # Safety
+    /// The pageset was reached as one whose descriptors lie in an array ([`super::first::Way::Counted`]).
+    #[inline(always)]
+    pub(crate) unsafe fn page(&self, pfn: Pfn) -> &'static Page {
+        // SAFETY: valid, aligned, and written only before anyone uses the pageset.
+        let pages = unsafe { self.pages.as_ptr().read() };
+        // SAFETY: INV-10: in an array of descriptors that has one for every frame of the zone, and lives for ever.
+        unsafe { &*pages.wrapping_add(pfn.index()) }
     }
 
     #[inline(always)]
@@ -84,16 +188,20 @@ impl Pcp {
     /// Where the next block of a stack would go. For the owner of the pageset.
     #[inline(always)]
     pub(crate) fn next_cell(&self, size: Size, route: usize) -> u32 {
-        let state = &self.states[size.index()][route % NR_ROUTES];
+        let nr = nr_of(size) * NR_ROUTES + route % BYTE;
+        let state = offset_of!(Self, states) + nr * size_of::<AtomicU64>();
         // One instruction; of an atomic, the compiler would mask the low half once more.
-        let low = state.as_ptr().cast::<u16>();
-        // SAFETY: the low half of a word (little-endian) that lives as long. Nobody else writes it: INV-3.
-        u32::from(unsafe { low.read() })
+        let low = ptr::from_ref(self).cast::<u8>().wrapping_add(state);
+        // SAFETY: the low half of a word (little-endian) of this pageset, aligned; nobody else writes it: INV-3. The routes
+        // above lead to words of other rows, or of what lies behind (see the assertion below), which are as good.
+        u32::from(unsafe { low.cast::<u16>().read() })
     }
 
     #[inline(always)]
     pub(crate) fn limit(&self, size: Size, route: usize) -> u32 {
-        own(&self.limits[size.index()][route % NR_ROUTES])
+        let nr = nr_of(size) * NR_ROUTES + route % BYTE;
+        // SAFETY: a row of this size, and enough behind it for any byte.
+        own(unsafe { self.limits.get_unchecked(nr) })
     }
 
     /// The block that came last: its lines are the warmest. There is one.
@@ -102,8 +210,8 @@ impl Pcp {
         let cell = size.first_cell() + (next - STEP) as usize;
         debug_assert!(cell < Size::CELLS, "cell {cell}");
         // SAFETY: INV-10: cells in front of the next one exist.
-        let offset = unsafe { self.cells.get_unchecked(cell) }.load(Relaxed);
-        let state = &self.states[size.index()][route % NR_ROUTES];
+        let offset = own(unsafe { self.cells.get_unchecked(cell) });
+        let state = &self.states[nr_of(size)][route % NR_ROUTES];
         // Loaded once more, so that it is one instruction.
         state.store(state.load(Relaxed).wrapping_sub(u64::from(STEP)), Relaxed);
         at(own_size(&self.start), offset)
@@ -116,7 +224,9 @@ impl Pcp {
         debug_assert!(cell < Size::CELLS, "cell {cell}");
         // SAFETY: INV-10: a stack below its limit has a next cell.
         unsafe { self.cells.get_unchecked(cell) }.store(offset, Relaxed);
-        let state = &self.states[size.index()][route % NR_ROUTES];
+        debug_assert!(route < NR_ROUTES, "route {route}");
+        // SAFETY: INV-10: a stack below its limit is of a route that is kept.
+        let state = unsafe { self.states[nr_of(size)].get_unchecked(route) };
         state.store(state.load(Relaxed).wrapping_add(ONE_PUT), Relaxed);
     }
 }
@@ -129,22 +239,34 @@ fn own(word: &AtomicU32) -> u32 {
     unsafe { word.as_ptr().read() }
 }
 
-/// [`Pageblock::route`]. Of the load of an atomic byte the compiler makes two instructions, as if it had not been
-/// extended: 1 of 30 in a pair.
+/// [`Pageblock::route`], or one that is not kept: what else the byte says of pageblocks that are isolated stays above it, and
+/// leads to the same place of another row (see [`Pcp::limits`]). Masking it off would be 1 instruction of 29 in a pair;
+/// another would be the load of an atomic byte, of which the compiler makes two.
 #[inline(always)]
 fn route_of(entry: &Pageblock) -> usize {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
-        let byte: u32;
+        let byte: usize;
         // SAFETY: reads a byte that is valid, as a relaxed load would.
         unsafe {
             core::arch::asm!("movzx {0:e}, byte ptr [{1}]", out(reg) byte, in(reg) entry,
                 options(pure, readonly, nostack, preserves_flags));
         }
-        byte as usize % NR_ROUTES
+        // SAFETY: a byte.
+        unsafe { core::hint::assert_unchecked(byte < 1 << u8::BITS) };
+        byte
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     entry.route()
+}
+
+/// The number of a size, which the compiler knows to be one.
+#[inline(always)]
+fn nr_of(size: Size) -> usize {
+    let nr = size.index();
+    // SAFETY: a size is made of an order, or of a number below that.
+    unsafe { core::hint::assert_unchecked(nr < Size::COUNT) };
+    nr
 }
 
 /// As [`own`].
@@ -155,3 +277,12 @@ fn own_size(word: &AtomicUsize) -> usize {
 }
 
 const _: () = assert!(cfg!(target_endian = "little"), "the low half comes first");
+
+/// What a byte may be.
+const BYTE: usize = u8::MAX as usize + 1;
+
+/// What [`Pcp::next_cell`] reads is part of the pageset, whatever the byte.
+const _: () = {
+    let last = (Size::LARGEST.index() * NR_ROUTES + BYTE) * size_of::<AtomicU64>();
+    assert!(offset_of!(Pcp, states) + last <= size_of::<Pcp>());
+};

@@ -29,7 +29,7 @@ use core::sync::atomic::{
 };
 
 use kmm_buddy::{Pageblock, Pageblocks};
-use kmm_frame::{MigrateType, Order, Pfn, PfnRange};
+use kmm_frame::{MemMap, MigrateType, Order, Page, Pfn, PfnRange};
 use kmm_host::InUse;
 
 use core::sync::atomic;
@@ -43,8 +43,9 @@ mod size;
 mod span;
 
 pub(crate) use drain::DrainRequest;
-pub(crate) use first::NOBODY;
+pub(crate) use first::{NOBODY, Way};
 pub(crate) use held::PcpUse;
+pub(crate) use hot::{Kept, Put};
 
 pub use limits::{PcpLimits, PcpSizing};
 pub(crate) use size::Size;
@@ -66,11 +67,17 @@ pub struct Pcp {
     next: NextSpan,
     /// Where the pageblock of frame 0 would be, if the zone had it.
     pageblocks: AtomicPtr<Pageblock>,
+    /// Where the descriptor of frame 0 would be, if it had one; null if descriptors do not lie in an array.
+    pages: AtomicPtr<Page>,
+    windows: [AtomicUsize; Size::COUNT],
     states: [[AtomicU64; NR_ROUTES]; Size::COUNT],
-    limits: [[AtomicU32; NR_ROUTES]; Size::COUNT],
-    windows: [[AtomicU32; NR_ROUTES]; Size::COUNT],
-    /// Up to so many pages the small sizes, and up to so many blocks the large one, may have in all.
+    /// A row of routes for each size, and behind them as much as the byte of a pageblock can lead: of isolated ones it says
+    /// more than the route, and leads to another row. There the place of isolated pageblocks has 0, as in every row.
+    limits: [AtomicU32; Size::COUNT * NR_ROUTES + SPARE],
+    /// Up to so many pages the small sizes, and the large ones, may have in all.
     most: [AtomicUsize; 2],
+    /// Whether there was ever room for a large block.
+    has_large: AtomicBool,
     /// At so many pages those that wait go home.
     batch: AtomicUsize,
     /// Blocks that came to the stock from the free lists, less those that went back there from it. Wraps.
@@ -84,6 +91,8 @@ pub struct Pcp {
 
 /// What `route` may be: [`Pageblock::route`].
 const NR_ROUTES: usize = Pageblock::NR_ROUTES;
+/// From the end of the row of the largest size to where a byte may lead.
+const SPARE: usize = u8::MAX as usize + 1 - NR_ROUTES;
 /// From one block of a stack to the next, in cells.
 const STEP: u32 = 3;
 const _: () = assert!(STEP as usize == size::KINDS);
@@ -128,10 +137,12 @@ impl Pcp {
                 AtomicBool::new(false),
             ),
             pageblocks: AtomicPtr::new(core::ptr::null_mut()),
+            pages: AtomicPtr::new(core::ptr::null_mut()),
+            windows: [const { AtomicUsize::new(0) }; Size::COUNT],
             states: [const { [const { AtomicU64::new(0) }; NR_ROUTES] }; Size::COUNT],
-            limits: [const { [const { AtomicU32::new(0) }; NR_ROUTES] }; Size::COUNT],
-            windows: [const { [const { AtomicU32::new(0) }; NR_ROUTES] }; Size::COUNT],
+            limits: [const { AtomicU32::new(0) }; Size::COUNT * NR_ROUTES + SPARE],
             most: [const { AtomicUsize::new(0) }; 2],
+            has_large: AtomicBool::new(false),
             batch: AtomicUsize::new(PcpLimits::BOOT.batch),
             nr_filled: [const { AtomicU64::new(0) }; Size::COUNT],
             nr_homed: [const { AtomicU64::new(0) }; Size::COUNT],
@@ -158,13 +169,21 @@ impl Pcp {
     /// Takes a page that goes home if it is not the last of a batch and lies behind the window; whether it did.
     #[inline(never)]
     pub(crate) fn wait(&self, size: Size, pfn: Pfn) -> bool {
-        let has_to = self.holds(pfn) && self.place_of(size, pfn).is_none() && !size.is_huge();
+        let has_to = self.holds(pfn) && self.place_of(size, pfn).is_none() && !size.is_large();
         has_to && self.with(|pcp| pcp.wait(size, pfn)).unwrap_or(false)
+    }
+
+    /// The offset and the route of a block that lies in the window, in a pageblock whose type is kept.
+    pub(crate) fn place_of(&self, size: Size, pfn: Pfn) -> Option<(u32, usize)> {
+        let offset = self.offset_of(size, pfn)?;
+        let route = self.route_at(pfn);
+        let is_kept = KEPT.contains(&route) && self.is_of_one_type(size, pfn);
+        is_kept.then_some((offset, route))
     }
 
     /// The zone that it is for: `own` are frames from the first on that no other zone has in between. One that is larger
     /// than numbers of 32 bits reach is served without a stock.
-    pub(crate) fn attach(&self, own: PfnRange, pageblocks: Pageblocks) {
+    pub(crate) fn attach(&self, own: PfnRange, pageblocks: Pageblocks, map: MemMap) {
         if i32::try_from(own.nr_pages()).is_err() {
             return;
         }
@@ -177,9 +196,18 @@ impl Pcp {
         let entries = pageblocks.entries().as_ptr().cast_mut();
         self.pageblocks
             .store(entries.wrapping_sub(first_block), Relaxed);
+        if let Some(pages) = map.flat() {
+            let first = pages.as_ptr().wrapping_sub(map.range().start().index());
+            self.pages.store(first.cast_mut(), Relaxed);
+        }
         self.start.store(own.start().index(), Relaxed);
         self.spanned.store(own.nr_pages(), Relaxed);
         self.set_span(own);
+    }
+
+    /// Whether the descriptors of the zone lie in an array.
+    pub(crate) fn has_pages(&self) -> bool {
+        !self.pages.load(Relaxed).is_null()
     }
 
     /// Memory has come or gone. In force after the next slow step of the owner: until then, what comes back from new frames
@@ -195,15 +223,22 @@ impl Pcp {
         let batch = limits.batch.clamp(1, HOME);
         self.batch.store(batch, Relaxed);
         self.most[0].store(limits.high.saturating_sub(batch), Relaxed);
-        self.most[1].store(nr_huge.min(Size::HUGE.capacity()), Relaxed);
+        let nr_huge = nr_huge.min(Size::of(Order::PAGEBLOCK).capacity());
+        self.most[1].store(nr_huge << Order::PAGEBLOCK.get(), Relaxed);
         self.next.tell();
     }
 
     /// How many pages it has.
     pub(crate) fn count(&self) -> usize {
-        let pages = |size: Size| self.nr_blocks(size) << size.order().get();
-        let stock: usize = Size::ALL.into_iter().map(pages).sum();
-        stock + self.nr_home_pages.load(Relaxed)
+        self.nr_pages_of(Size::SMALL)
+            + self.nr_pages_of(Size::LARGE)
+            + self.nr_home_pages.load(Relaxed)
+    }
+
+    /// How many pages of some sizes are in stock.
+    fn nr_pages_of(&self, sizes: &[Size]) -> usize {
+        let pages = |size: &Size| self.nr_blocks(*size) << size.order().get();
+        sizes.iter().map(pages).sum()
     }
 
     /// What was handed out and taken back so far.
@@ -249,6 +284,11 @@ impl Pcp {
         pfn.index().wrapping_sub(self.start.load(Relaxed)) < self.spanned.load(Relaxed)
     }
 
+    /// Whether blocks of a size are kept at all: large ones, where there are many (FIX-9).
+    pub(crate) fn keeps(&self, size: Size) -> bool {
+        !size.is_large() || self.most[1].load(Relaxed) > 0
+    }
+
     /// Whether it is for a zone.
     pub(crate) fn is_attached(&self) -> bool {
         self.next.nr_pages() > 0
@@ -259,20 +299,23 @@ impl Pcp {
         &self.drain
     }
 
-    /// Opens the windows on the first `in_use` frames of the zone, up to the end of a pageblock.
-    #[expect(clippy::cast_possible_truncation, reason = "at most `u32::MAX`")]
+    /// Opens the windows on the first `in_use` frames of the zone, up to the end of a pageblock. Of the largest blocks all
+    /// may be kept: no larger one is waiting for them.
     pub(crate) fn set_windows(&self, in_use: usize) {
         const BLOCK: usize = Order::PAGEBLOCK.nr_pages();
         let most = self.spanned.load(Relaxed);
-        let in_use = in_use.next_multiple_of(BLOCK).min(most) as u32;
-        if self.windows[0][KEPT[0]].load(Relaxed) == in_use {
-            return;
+        let in_use = in_use.next_multiple_of(BLOCK).min(most);
+        let [smaller @ .., largest] = &self.windows;
+        largest.store(most, Relaxed);
+        if smaller[0].load(Relaxed) != in_use {
+            let set = |window: &AtomicUsize| window.store(in_use, Relaxed);
+            smaller.iter().for_each(set);
         }
-        for windows in &self.windows {
-            for &route in &KEPT {
-                windows[route].store(in_use, Relaxed);
-            }
-        }
+    }
+
+    /// Whether the pageblocks of a block have the same type: only the largest have two.
+    fn is_of_one_type(&self, size: Size, pfn: Pfn) -> bool {
+        size != Size::LARGEST || self.route_at(pfn) == self.route_at(second_half(pfn))
     }
 
     /// How many blocks of a size are in stock.
@@ -311,6 +354,12 @@ pub(crate) struct PcpEvents {
 const fn at(start: usize, offset: u32) -> Pfn {
     let offset = i32::from_ne_bytes(offset.to_ne_bytes());
     Pfn::new(start.wrapping_add_signed(offset as isize))
+}
+
+/// Where the second pageblock of a block of the largest size begins.
+#[inline(always)]
+const fn second_half(pfn: Pfn) -> Pfn {
+    Pfn::new(pfn.index() + Order::PAGEBLOCK.nr_pages())
 }
 
 /// The place of a type among its neighbours.

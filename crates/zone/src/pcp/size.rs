@@ -1,8 +1,8 @@
 //! Which sizes are kept, and where their cells lie.
 
-use kmm_frame::Order;
+use kmm_frame::{MAX_ORDER, NR_ORDERS, Order};
 
-/// A size of blocks that pagesets keep: orders 0 to 3, and that of huge pages. Linux: `pcp_allowed_order`.
+/// A size of blocks that pagesets keep: all are. Linux keeps orders 0 to 3, and that of huge pages: `pcp_allowed_order`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Size(usize);
 
@@ -10,15 +10,20 @@ pub(crate) struct Size(usize);
 pub(crate) const KINDS: usize = 3;
 
 const ORDERS: [Order; Size::COUNT] = {
-    let orders = (Order::new(1), Order::new(2), Order::new(3));
-    match orders {
-        (Some(one), Some(two), Some(three)) => [Order::ZERO, one, two, three, Order::PAGEBLOCK],
-        _ => panic!("orders to 3 exist"),
+    let mut orders = [Order::ZERO; Size::COUNT];
+    let mut nr = 0;
+    while nr < Size::COUNT {
+        orders[nr] = match Order::new(nr as u8) {
+            Some(order) => order,
+            None => panic!("a size for each order"),
+        };
+        nr += 1;
     }
+    orders
 };
 
 /// Blocks of one type.
-const CAPACITIES: [usize; Size::COUNT] = [512, 128, 64, 32, 16];
+const CAPACITIES: [usize; Size::COUNT] = [512, 128, 64, 32, 4, 4, 4, 4, 4, 16, 4];
 
 const FIRST_CELLS: [usize; Size::COUNT] = {
     let mut first = [0; Size::COUNT];
@@ -30,24 +35,35 @@ const FIRST_CELLS: [usize; Size::COUNT] = {
     first
 };
 
+const ALL: [Size; Size::COUNT] = {
+    let mut all = [Size::PAGE; Size::COUNT];
+    let mut nr = 0;
+    while nr < Size::COUNT {
+        all[nr] = Size(nr);
+        nr += 1;
+    }
+    all
+};
+
 impl Size {
-    pub(crate) const COUNT: usize = 5;
+    pub(crate) const COUNT: usize = NR_ORDERS;
     /// Pages.
     pub(crate) const PAGE: Self = Self(0);
-    /// Huge pages.
-    pub(crate) const HUGE: Self = Self(Self::COUNT - 1);
-    pub(crate) const ALL: [Self; Self::COUNT] = [Self(0), Self(1), Self(2), Self(3), Self::HUGE];
+    /// Nothing is larger.
+    pub(crate) const LARGEST: Self = Self(MAX_ORDER.index());
+    /// Sizes of which a stack is filled a batch at a time. Of the others only what comes back is kept.
+    pub(crate) const SMALL: &'static [Self] = ALL.split_at(NR_SMALL).0;
+    /// The others.
+    pub(crate) const LARGE: &'static [Self] = ALL.split_at(NR_SMALL).1;
+    pub(crate) const ALL: [Self; Self::COUNT] = ALL;
     /// All cells of all sizes.
-    pub(crate) const CELLS: usize = FIRST_CELLS[Self::HUGE.0] + KINDS * CAPACITIES[Self::HUGE.0];
+    pub(crate) const CELLS: usize =
+        FIRST_CELLS[Self::LARGEST.0] + KINDS * CAPACITIES[Self::LARGEST.0];
 
-    /// The size of `order`, if it is kept.
+    /// The size of `order`.
     #[inline(always)]
-    pub(crate) const fn of(order: Order) -> Option<Self> {
-        match order.index() {
-            nr @ 0..=3 => Some(Self(nr)),
-            9 => Some(Self::HUGE),
-            _ => None,
-        }
+    pub(crate) const fn of(order: Order) -> Self {
+        Self(order.index())
     }
 
     #[inline(always)]
@@ -72,9 +88,12 @@ impl Size {
         FIRST_CELLS[self.0]
     }
 
-    pub(crate) const fn is_huge(self) -> bool {
-        self.0 == Self::HUGE.0
+    /// One of [`Size::LARGE`].
+    #[inline]
+    pub(crate) const fn is_large(self) -> bool {
+        self.0 >= NR_SMALL
     }
 }
 
-const _: () = assert!(Order::PAGEBLOCK.index() == 9);
+/// Orders 0 to 3. Linux: `PAGE_ALLOC_COSTLY_ORDER`.
+const NR_SMALL: usize = 4;

@@ -32,10 +32,7 @@ impl<L: RawMutex> Zone<L> {
         if !self.may_take(order, effort, search.highest) {
             return None;
         }
-        match Size::of(order) {
-            Some(size) => self.take_stocked(pin, size, effort, search),
-            None => self.take_locked(order, effort, search),
-        }
+        self.take_stocked(pin, Size::of(order), effort, search)
     }
 
     /// From this CPU's stock, or past it where that is in use further out.
@@ -47,8 +44,14 @@ impl<L: RawMutex> Zone<L> {
         effort: Effort,
         search: &Search,
     ) -> Option<Pfn> {
-        if let Some((pcp, size)) = self.stock_of(pin, size.order()) {
-            if let Ok(block) = pcp.with(|pcp| self.take_from_pcp(&pcp, size, effort, search)) {
+        if let Some(pcp) = self.stock_of(pin) {
+            if size.is_large() {
+                // Only what comes back is kept: it goes out again soon, or stays.
+                if let Some(block) = pcp.take(size, search.kind) {
+                    return Some(block);
+                }
+            } else if let Ok(block) = pcp.with(|pcp| self.take_from_pcp(&pcp, size, effort, search))
+            {
                 return block;
             }
         }
@@ -71,8 +74,8 @@ impl<L: RawMutex> Zone<L> {
     #[inline(never)]
     pub(crate) fn put_stocked(&self, pin: CpuPin<'_>, pfn: Pfn, size: Size) -> Result<(), Refused> {
         let order = size.order();
-        if let Some((pcp, size)) = self.stock_of(pin, order) {
-            if pcp.holds(pfn) {
+        if let Some(pcp) = self.stock_of(pin) {
+            if pcp.holds(pfn) && pcp.keeps(size) {
                 self.mark(pfn);
                 if let Ok(result) = pcp.with(|pcp| self.put_to_pcp(&pcp, size, pfn)) {
                     return result;
@@ -156,7 +159,7 @@ impl<L: RawMutex> Zone<L> {
 
     /// Whether this CPU's stock would take a block. An interrupt may change that.
     pub(crate) fn belongs_in_stock(&self, pin: CpuPin<'_>, pfn: Pfn, order: Order) -> bool {
-        let Some((pcp, size)) = self.stock_of(pin, order) else {
+        let (Some(pcp), size) = (self.stock_of(pin), Size::of(order)) else {
             return false;
         };
         let belongs = |pcp: PcpUse<'_>| {
@@ -168,7 +171,7 @@ impl<L: RawMutex> Zone<L> {
 
     /// Puts a block into this CPU's stock if it belongs there and there is room; whether it did.
     pub(crate) fn keep(&self, pin: CpuPin<'_>, pfn: Pfn, order: Order) -> bool {
-        let Some((pcp, size)) = self.stock_of(pin, order) else {
+        let (Some(pcp), size) = (self.stock_of(pin), Size::of(order)) else {
             return false;
         };
         self.mark(pfn);
@@ -225,10 +228,9 @@ impl<L: RawMutex> Zone<L> {
         self.pcps.get(pin.cpu().index())
     }
 
-    /// The pageset of this CPU, and the stacks of a size that it keeps.
-    fn stock_of(&self, pin: CpuPin<'_>, order: Order) -> Option<(&'static Pcp, Size)> {
-        let (pcp, size) = (self.pcp(pin)?, Size::of(order)?);
-        pcp.is_attached().then_some((pcp, size))
+    /// The pageset of this CPU, if it keeps anything.
+    fn stock_of(&self, pin: CpuPin<'_>) -> Option<&'static Pcp> {
+        self.pcp(pin).filter(|pcp| pcp.is_attached())
     }
 
     fn take_from_pcp(
@@ -240,10 +242,6 @@ impl<L: RawMutex> Zone<L> {
     ) -> Option<Pfn> {
         if let Some(block) = pcp.pop(size, search.kind) {
             return Some(block);
-        }
-        if size.is_huge() {
-            // Only what comes back is kept: it goes out again soon, or stays.
-            return self.take_locked(Size::HUGE.order(), effort, search);
         }
         self.review(pcp);
         self.refill(pcp, size, effort, search);
@@ -274,11 +272,8 @@ impl<L: RawMutex> Zone<L> {
     }
 
     fn put_to_pcp(&self, pcp: &PcpUse<'_>, size: Size, pfn: Pfn) -> Result<(), Refused> {
-        if size.is_huge() && pcp.belongs(size, pfn) {
-            return match pcp.push(size, pfn) {
-                true => Ok(()),
-                false => self.put_locked(pfn, size.order()),
-            };
+        if size.is_large() {
+            return self.put_large(pcp, size, pfn);
         }
         self.review(pcp);
         let result = if !pcp.holds(pfn) {
@@ -286,8 +281,6 @@ impl<L: RawMutex> Zone<L> {
             self.put_locked(pfn, size.order())
         } else if pcp.push(size, pfn) {
             Ok(())
-        } else if size.is_huge() {
-            self.put_locked(pfn, size.order())
         } else if pcp.belongs(size, pfn) {
             // A full stock gives a batch of what it has most of, and then takes the block.
             let refused = pcp
@@ -307,6 +300,39 @@ impl<L: RawMutex> Zone<L> {
         result
     }
 
+    /// A large block that finds no room goes home at once.
+    fn put_large(&self, pcp: &PcpUse<'_>, size: Size, pfn: Pfn) -> Result<(), Refused> {
+        let belongs = pcp.belongs(size, pfn);
+        if !belongs {
+            self.review(pcp);
+        }
+        let result = if pcp.holds(pfn) && (pcp.push(size, pfn) || self.push_alone(pcp, size, pfn)) {
+            Ok(())
+        } else {
+            self.put_locked(pfn, size.order())
+        };
+        if !belongs {
+            self.serve_drain(pcp);
+        }
+        result
+    }
+
+    /// Puts a large block into a stock where there is room for it without the blocks of other sizes, which go home then;
+    /// whether it did.
+    fn push_alone(&self, pcp: &PcpUse<'_>, size: Size, pfn: Pfn) -> bool {
+        if !pcp.has_room_alone(size, pfn) {
+            return false;
+        }
+        let others = PcpUse::stacks().filter(|(other, _)| other.is_large() && *other != size);
+        self.with_buddy(|buddy| {
+            for (other, kind) in others {
+                // Who freed a frame twice is told when it is freed again.
+                let _ = self.put_unused(pcp, buddy, (other, kind, other.capacity()));
+            }
+        });
+        pcp.push(size, pfn)
+    }
+
     /// Empties the pageset if another CPU has asked for that.
     fn serve_drain(&self, pcp: &PcpUse<'_>) {
         if pcp.drain_request().pending().is_some() {
@@ -321,7 +347,7 @@ impl<L: RawMutex> Zone<L> {
             let _ = self.drain_held(pcp);
         }
         // Small blocks in stock count as in use: they are less than a pageblock.
-        let others = self.nr_free_pages() + pcp.nr_huge_pages();
+        let others = self.nr_free_pages() + pcp.nr_large_pages();
         let in_use = self.present_pages().saturating_sub(others).max(1);
         pcp.review(in_use);
     }
