@@ -135,7 +135,7 @@ impl Gfp {
     #[must_use]
     #[inline(always)]
     pub const fn migrate_type(self) -> MigrateType {
-        TYPES[(self.bits() / Self::MOVABLE_PAGE.bits() & 0b11) as usize]
+        TYPES[((self.bits() / Self::MOVABLE_PAGE.bits()) & 0b11) as usize]
     }
 
     const fn find_type(self) -> MigrateType {

@@ -173,9 +173,10 @@ impl FirstPcps {
     /// None yet.
     #[must_use]
     pub const fn new() -> Self {
-        const NONE: [AtomicPtr<Pcp>; Way::WORDS] =
-            [const { AtomicPtr::new((&raw const NOBODY).cast_mut()) }; Way::WORDS];
-        Self([NONE; Way::ALL.len()])
+        Self(
+            [const { [const { AtomicPtr::new((&raw const NOBODY).cast_mut()) }; Way::WORDS] };
+                Way::ALL.len()],
+        )
     }
 
     /// Changes when memory comes or goes.

@@ -12,13 +12,11 @@ pub(crate) const KINDS: usize = 3;
 const ORDERS: [Order; Size::COUNT] = {
     let mut orders = [Order::ZERO; Size::COUNT];
     let mut nr = 0;
-    while nr < Size::COUNT {
-        orders[nr] = match Order::new(nr as u8) {
-            Some(order) => order,
-            None => panic!("a size for each order"),
-        };
+    while let Some(order) = Order::new(nr) {
+        orders[nr as usize] = order;
         nr += 1;
     }
+    assert!(nr as usize == Size::COUNT, "a size for each order");
     orders
 };
 
