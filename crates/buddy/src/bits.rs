@@ -121,7 +121,7 @@ pub(crate) const fn blocks_of(word: u64, order: usize) -> u64 {
 }
 
 /// Where the lowest block of exactly `order` begins in a pageblock; one there must be.
-#[inline]
+#[inline(never)]
 pub(crate) fn lowest_block(words: &[u64; WORDS], order: usize) -> usize {
     // Each order by itself: with a loop over orders within that over words it took twice the instructions.
     match order {

@@ -294,9 +294,8 @@ impl Buddy {
         let mut twice = match frames {
             0 => 0,
             _ if frames.is_power_of_two() => {
-                let is_new = self
-                    .areas
-                    .add_small(word, frames.trailing_zeros() as usize, 0);
+                let bit = frames.trailing_zeros() as usize;
+                let is_new = self.areas.add_to_word(word, bit, 0);
                 if is_new { 0 } else { frames }
             }
             _ => self.areas.add_frames(word, frames),

@@ -23,6 +23,8 @@ pub enum Broken {
     /// The summary says that a pageblock of a type has a free block of this order, or that it has none, and is wrong
     /// (INV-5, INV-6).
     WrongSummary(Pfn, MigrateType, Order),
+    /// The type noted with the free blocks of a pageblock is not its own (INV-6).
+    WrongType(Pfn),
     /// The number of free blocks of a type and order differs from what is counted (INV-5).
     WrongCount(MigrateType, Order),
     /// The number of free frames of a type differs from the blocks (INV-5).
@@ -53,6 +55,7 @@ impl fmt::Display for Broken {
                     "pageblock {pfn} and the summary of {kind:?} order {order} differ"
                 )
             }
+            Self::WrongType(pfn) => write!(f, "pageblock {pfn} is taken for another type"),
             Self::WrongCount(kind, order) => {
                 write!(f, "{kind:?} blocks of order {order} are miscounted")
             }
@@ -89,8 +92,8 @@ impl FreeAreas {
             self.validate_whole(slot, zone)?;
             self.validate_summary(slot)?;
             let of_kind = &mut counts[self.kind(slot).index()];
-            for (order, count) in of_kind.iter_mut().enumerate() {
-                *count += self.state(slot).count(order);
+            for (order, count) in Order::all().zip(of_kind) {
+                *count += self.nr_blocks(slot, order);
             }
         }
         for (kind, counts) in MigrateType::ALL.into_iter().zip(counts) {
@@ -143,41 +146,43 @@ impl FreeAreas {
         Ok(())
     }
 
-    /// Pageblocks that are free as a whole, and pairs of them.
+    /// Pageblocks that are free as a whole, and types.
     fn validate_whole(&self, slot: usize, zone: PfnRange) -> Result<(), Broken> {
-        let (pfn, state) = (self.start_of(slot), self.state(slot));
-        let is_alone = |slot: usize| self.state(slot).count(Order::PAGEBLOCK.index()) != 0;
-        let is_pair = |slot: usize| self.state(slot).count(MAX_ORDER.index()) != 0;
-        for (order, is_there) in [
-            (Order::PAGEBLOCK, is_alone(slot)),
-            (MAX_ORDER, is_pair(slot)),
-        ] {
-            let block = FreeBlock { pfn, order };
-            if is_there && !(pfn.is_aligned(order) && zone.contains_range(block.range())) {
-                return Err(Broken::Misplaced(block));
-            }
+        let (pfn, order) = (self.start_of(slot), Order::PAGEBLOCK);
+        let block = FreeBlock { pfn, order };
+        if self.state(slot).is_whole() && !zone.contains_range(block.range()) {
+            return Err(Broken::Misplaced(block));
         }
-        let same_kind = self.kind(slot) == self.kind(slot ^ 1);
-        let order = Order::PAGEBLOCK;
-        if is_alone(slot) && is_alone(slot ^ 1) && same_kind {
-            return Err(Broken::Unmerged(FreeBlock { pfn, order }));
-        }
-        let is_upper_half = slot % 2 == 1 && is_pair(slot - 1);
-        let in_two = is_upper_half && (is_alone(slot) || !same_kind);
-        if in_two || is_alone(slot) && is_pair(slot) {
-            return Err(Broken::Overlap(FreeBlock { pfn, order }));
-        }
-        if is_upper_half != state.is_upper() {
-            return Err(Broken::WrongState(pfn, MAX_ORDER));
+        if !self.has_its_type(slot) {
+            return Err(Broken::WrongType(pfn));
         }
         Ok(())
     }
 
+    /// How many blocks of an order begin in a pageblock.
+    fn nr_blocks(&self, slot: usize, order: Order) -> usize {
+        let state = self.state(slot);
+        if order < Order::PAGEBLOCK {
+            return state.count(order.index());
+        }
+        let is_whole = |slot: usize| self.state(slot).is_whole();
+        let twin = slot ^ 1;
+        let is_paired = is_whole(twin) && self.kind(slot) == self.kind(twin);
+        let is_this = if order == MAX_ORDER {
+            is_paired && slot < twin
+        } else {
+            !is_paired
+        };
+        usize::from(is_whole(slot) && is_this)
+    }
+
     fn validate_summary(&self, slot: usize) -> Result<(), Broken> {
+        let largest = Order::all()
+            .rev()
+            .find(|&order| self.nr_blocks(slot, order) != 0);
         for kind in MigrateType::ALL {
             for order in Order::all() {
-                let is_largest = self.state(slot).largest() == order.index();
-                let expected = is_largest && kind == self.kind(slot);
+                let expected = largest == Some(order) && kind == self.kind(slot);
                 if self.summary().test(kind, slot, order.index()) != expected {
                     return Err(Broken::WrongSummary(self.start_of(slot), kind, order));
                 }
@@ -261,8 +266,8 @@ mod tests {
             Box::new(move |areas| areas.summary_mut().claim(Movable, slot, usize::from(order)))
         };
         let order = |order| block(0, order).order;
-        let (first, second) = (Pfn::ZERO, Pfn::new(512));
-        let cases: [(Spoil, Broken); 13] = [
+        let (first, second, third) = (Pfn::ZERO, Pfn::new(512), Pfn::new(1024));
+        let cases: [(Spoil, Broken); 14] = [
             // Frames against the numbers of blocks.
             (flipped(7), Broken::WrongState(first, order(0))),
             (flipped(48), Broken::WrongState(first, order(0))),
@@ -277,23 +282,30 @@ mod tests {
             // A frame of a block that is more than a pageblock, once in its lower and once in its upper half.
             (flipped(1027), Broken::Overlap(block(1027, 0))),
             (flipped(1536), Broken::Overlap(block(1536, 0))),
-            // Whole pageblocks that are not.
-            (at(0, |state| state.plus(9)), Broken::Overlap(block(0, 5))),
+            // Whole pageblocks that are not, and the other way round.
             (
-                at(1, |state| state.plus(9)),
+                at(0, |state| state.with_all().with_known()),
+                Broken::Overlap(block(0, 5)),
+            ),
+            (
+                at(0, State::with_all),
+                Broken::WrongSummary(first, Movable, order(5)),
+            ),
+            (
+                at(1, State::with_all),
                 Broken::WrongSummary(second, Movable, order(9)),
             ),
             (
-                at(1, State::with_upper),
-                Broken::WrongState(second, MAX_ORDER),
+                at(2, State::with_none),
+                Broken::WrongSummary(third, Movable, MAX_ORDER),
             ),
             (
-                at(3, |state| state.plus(9)),
-                Broken::Overlap(block(1536, 9)),
+                at(3, State::with_none),
+                Broken::WrongSummary(third, Movable, order(9)),
             ),
             (
-                at(3, State::without_upper),
-                Broken::WrongState(Pfn::new(1536), MAX_ORDER),
+                at(1, |state| state.with_kind(Cma)),
+                Broken::WrongType(second),
             ),
             // Summaries.
             (
@@ -353,9 +365,16 @@ mod tests {
         buddy.set_type(Pfn::new(1024), MigrateType::Cma);
         buddy.validate().unwrap();
         assert_eq!(buddy.nr_free(Order::PAGEBLOCK), 2);
-        buddy.areas_mut().retype(2, MigrateType::Movable);
+        buddy.set_type(Pfn::new(1024), MigrateType::Movable);
+        buddy.validate().unwrap();
+        assert_eq!(buddy.nr_free(Order::PAGEBLOCK), 0);
+        buddy
+            .areas_mut()
+            .summary_mut()
+            .claim(MigrateType::Movable, 3, 9);
         let found = buddy.validate();
-        assert_eq!(found, Err(Broken::Unmerged(block(1024, 9))));
+        let expected = Broken::WrongSummary(Pfn::new(1536), MigrateType::Movable, Order::PAGEBLOCK);
+        assert_eq!(found, Err(expected));
     }
 
     #[test]
@@ -364,7 +383,7 @@ mod tests {
         let cut = |end| PfnRange::new(Pfn::ZERO, Pfn::new(end));
         let areas = buddy.areas_mut();
         let whole = areas.validate(cut(4095));
-        assert_eq!(whole, Err(Broken::Misplaced(block(3072, 10))));
+        assert_eq!(whole, Err(Broken::Misplaced(block(3584, 9))));
         let small = areas.validate(cut(60));
         assert_eq!(small, Err(Broken::Misplaced(block(56, 3))));
     }

@@ -74,7 +74,7 @@ impl Default for Pageblock {
 }
 
 /// Only types are stored, so every stored number is one.
-const KINDS: [MigrateType; TYPE as usize + 1] = {
+pub(crate) const KINDS: [MigrateType; TYPE as usize + 1] = {
     let mut kinds = [MigrateType::Movable; TYPE as usize + 1];
     let mut nr = 0;
     while nr < MigrateType::COUNT {

@@ -1,4 +1,5 @@
-//! How many free blocks of each order there are: of a pageblock in one word, of a zone in a few.
+//! What is known of a pageblock in one word: its type, and how many free blocks of each order there are. And how many a zone
+//! has.
 //!
 //! All orders change in one addition: a block that comes back and merges up to order `l` is one more of order `l` and one
 //! less of each order in between, whatever these are; a block that is split is the opposite.
@@ -8,14 +9,16 @@
     reason = "orders, numbers of bits, and counts below 2^32"
 )]
 
-use kmm_frame::{MAX_ORDER, NR_ORDERS, Order};
+use kmm_frame::{MigrateType, NR_ORDERS, Order};
+
+use crate::pageblock::KINDS;
 
 /// In place of an order: no block.
 pub(crate) const NONE: usize = NR_ORDERS;
 
 const PAGEBLOCK: usize = Order::PAGEBLOCK.index();
 
-/// The blocks that begin in one pageblock: for each order a number.
+/// A pageblock: its type, whether it is free as a whole, and the blocks smaller than itself: for each order a number.
 ///
 /// Of two twins at most one is free, so that there are at most 256 of order 0, 128 of order 1 and so on: nine bits, eight
 /// bits and so on.
@@ -24,40 +27,28 @@ pub(crate) struct State(pub(crate) u64);
 
 /// Bits of the number of each order.
 const fn width(order: usize) -> u32 {
-    if order < PAGEBLOCK {
-        (PAGEBLOCK - order) as u32
-    } else {
-        1
-    }
+    (PAGEBLOCK - order) as u32
 }
 
-/// Where the number of each order begins.
-const OFFSETS: [u32; NR_ORDERS + 1] = {
-    let mut offsets = [0; NR_ORDERS + 1];
+/// Where the number of each order begins; of the last, where all end.
+const OFFSETS: [u32; PAGEBLOCK + 1] = {
+    let mut offsets = [0; PAGEBLOCK + 1];
     let mut order = 0;
-    while order < NR_ORDERS {
+    while order < PAGEBLOCK {
         offsets[order + 1] = offsets[order] + width(order);
         order += 1;
     }
     offsets
 };
 
-/// All numbers, without the bits between them.
-const NUMBERS: u64 = {
-    let mut bits = 0;
-    let mut order = 0;
-    while order < NR_ORDERS {
-        bits |= ((1 << width(order)) - 1) << OFFSETS[order];
-        order += 1;
-    }
-    bits
-};
+/// All numbers, without the bits above them.
+const NUMBERS: u64 = (1 << OFFSETS[PAGEBLOCK]) - 1;
 
 /// The order whose number a bit is of.
 const ORDER_AT: [u8; 64] = {
     let mut orders = [0; 64];
     let mut order = 0;
-    while order < NR_ORDERS {
+    while order < PAGEBLOCK {
         let mut bit = OFFSETS[order];
         while bit < OFFSETS[order + 1] {
             orders[bit as usize] = order as u8;
@@ -72,7 +63,7 @@ const ORDER_AT: [u8; 64] = {
 const LARGEST_AT: [u8; 64] = {
     let mut orders = [NONE as u8; 64];
     let mut bit = 0;
-    while bit < OFFSETS[NR_ORDERS] as usize {
+    while bit < OFFSETS[PAGEBLOCK] as usize {
         orders[bit + 1] = ORDER_AT[bit];
         bit += 1;
     }
@@ -80,47 +71,61 @@ const LARGEST_AT: [u8; 64] = {
 };
 
 /// One block of an order, and none of those below it.
-const MERGED: [u64; NR_ORDERS] = {
-    let mut merged = [0; NR_ORDERS];
-    let (mut order, mut below) = (0, 0);
-    while order < NR_ORDERS {
-        merged[order] = (1_u64 << OFFSETS[order]).wrapping_sub(below);
-        below += 1 << OFFSETS[order];
+const MERGED: [u64; PAGEBLOCK] = {
+    let mut merged = [0; PAGEBLOCK];
+    let mut order = 0;
+    while order < PAGEBLOCK {
+        merged[order] = (1_u64 << OFFSETS[order]).wrapping_sub(BELOW[order]);
         order += 1;
     }
     merged
 };
 
 /// One block of each order below an order.
-const BELOW: [u64; NR_ORDERS] = {
-    let mut sums = [0; NR_ORDERS];
+const BELOW: [u64; PAGEBLOCK + 1] = {
+    let mut sums = [0; PAGEBLOCK + 1];
     let mut order = 1;
-    while order < NR_ORDERS {
+    while order <= PAGEBLOCK {
         sums[order] = sums[order - 1] + (1 << OFFSETS[order - 1]);
         order += 1;
     }
     sums
 };
 
-/// The pageblock is the upper half of a free block of [`MAX_ORDER`].
-const UPPER: u64 = 1 << OFFSETS[NR_ORDERS];
+/// All frames are free. The numbers are 0 then.
+const WHOLE: u64 = 1 << OFFSETS[PAGEBLOCK];
 /// The frames' bits are in force; else none of them is set, whatever storage has.
-const KNOWN: u64 = UPPER << 1;
-const WHOLE: u64 = UPPER | 1 << OFFSETS[PAGEBLOCK] | 1 << OFFSETS[MAX_ORDER.index()];
+const KNOWN: u64 = WHOLE << 1;
+/// Where the type is.
+const KIND_SHIFT: u32 = 61;
+const KIND: u64 = u64::MAX << KIND_SHIFT;
 
-const _: () = assert!(OFFSETS[0] == 0 && OFFSETS[NR_ORDERS] + 1 < u64::BITS);
+const _: () = assert!(KNOWN < 1 << KIND_SHIFT && MigrateType::COUNT <= 8);
 
 impl State {
-    /// Nothing is free, as the bits of all frames say.
-    pub(crate) const EMPTY: Self = Self(KNOWN);
+    /// A pageblock of a type, of which nothing is free.
+    pub(crate) const fn new(kind: MigrateType) -> Self {
+        Self((kind.index() as u64) << KIND_SHIFT)
+    }
 
-    /// How many blocks of `order`.
+    /// The type.
+    #[inline]
+    pub(crate) const fn kind(self) -> MigrateType {
+        KINDS[(self.0 >> KIND_SHIFT) as usize]
+    }
+
+    #[inline]
+    pub(crate) const fn with_kind(self, kind: MigrateType) -> Self {
+        Self(self.0 & !KIND | Self::new(kind).0)
+    }
+
+    /// How many blocks of an order smaller than a pageblock.
     #[inline]
     pub(crate) const fn count(self, order: usize) -> usize {
         (self.0 >> OFFSETS[order] & ((1 << width(order)) - 1)) as usize
     }
 
-    /// After a block of `from` came and merged up to `to`.
+    /// After a block of `from` came and merged up to `to`, which is less than all.
     #[inline]
     pub(crate) const fn merged(self, from: usize, to: usize) -> Self {
         Self(self.0.wrapping_add(MERGED[to]).wrapping_add(BELOW[from]))
@@ -130,6 +135,18 @@ impl State {
     #[inline]
     pub(crate) const fn split(self, from: usize, to: usize) -> Self {
         Self(self.0.wrapping_sub(MERGED[from]).wrapping_sub(BELOW[to]))
+    }
+
+    /// After one of `to` was taken from a pageblock that is free as a whole.
+    #[inline]
+    pub(crate) const fn split_whole(self, to: usize) -> Self {
+        Self(self.0 & KIND | KNOWN | (BELOW[PAGEBLOCK] - BELOW[to]))
+    }
+
+    /// Whether a block of `order` is all that lacks.
+    #[inline]
+    pub(crate) const fn lacks_only(self, order: usize) -> bool {
+        self.0 & NUMBERS == BELOW[PAGEBLOCK] - BELOW[order]
     }
 
     /// With one more of `order`.
@@ -150,11 +167,17 @@ impl State {
         Self(self.0 - count as u64)
     }
 
-    /// The largest order of which there is a block; [`NONE`] if there is no block.
+    /// The largest order of which there is a block; [`NONE`] if there is no block but the whole.
     #[inline]
     pub(crate) const fn largest(self) -> usize {
         let top = 63 - ((self.0 & NUMBERS) << 1 | 1).leading_zeros();
         LARGEST_AT[top as usize % 64] as usize
+    }
+
+    /// Whether there is a block of `order` or above, but the whole.
+    #[inline]
+    pub(crate) const fn has_from(self, order: usize) -> bool {
+        (self.0 & NUMBERS) >> OFFSETS[order] != 0
     }
 
     /// The smallest order, `order` or above, of which there is a block; one must be.
@@ -173,7 +196,7 @@ impl State {
     /// Whether nothing is free.
     #[inline]
     pub(crate) const fn is_empty(self) -> bool {
-        self.0 & !KNOWN == 0
+        self.0 & (NUMBERS | WHOLE) == 0
     }
 
     /// Whether the bits of frames say all.
@@ -188,129 +211,106 @@ impl State {
     }
 
     #[inline]
-    pub(crate) const fn is_upper(self) -> bool {
-        self.0 & UPPER != 0
-    }
-
-    #[inline]
     pub(crate) const fn with_known(self) -> Self {
         Self(self.0 | KNOWN)
     }
 
+    /// With all frames free, which no bits say then.
     #[inline]
-    pub(crate) const fn with_upper(self) -> Self {
-        Self(self.0 | UPPER)
+    pub(crate) const fn with_all(self) -> Self {
+        Self(self.0 & KIND | WHOLE)
     }
 
+    /// With no frame free, which no bits say then.
     #[inline]
-    pub(crate) const fn without_upper(self) -> Self {
-        Self(self.0 & !UPPER)
+    pub(crate) const fn with_none(self) -> Self {
+        Self(self.0 & KIND)
     }
 
-    /// How many frames the blocks have.
+    /// How many frames are free.
     pub(crate) fn nr_pages(self) -> usize {
-        (0..NR_ORDERS).map(|order| self.count(order) << order).sum()
+        let whole = usize::from(self.is_whole()) << PAGEBLOCK;
+        let parts = (0..PAGEBLOCK).map(|order| self.count(order) << order);
+        whole + parts.sum::<usize>()
     }
 }
 
-/// The blocks of a zone, two orders to a word: no zone has 2^32 blocks of an order.
+/// What is free of a type: frames, and blocks by order.
+///
+/// Blocks are kept as differences: an order's number less that of the order below. So a block that merges over some orders
+/// changes three words, however many they are, and finds them without a branch. With the numbers themselves, two to a word,
+/// it was six words and as many constants.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Counts([u64; NR_ORDERS.div_ceil(2)]);
-
-const ORDER_BITS: usize = 32;
-
-/// As [`MERGED`].
-const MERGED_COUNTS: [Counts; NR_ORDERS] = {
-    let mut merged = [Counts::NONE; NR_ORDERS];
-    let mut order = 0;
-    while order < NR_ORDERS {
-        merged[order] = Counts::one(order).minus(BELOW_COUNTS[order]);
-        order += 1;
-    }
-    merged
-};
-
-/// As [`BELOW`].
-const BELOW_COUNTS: [Counts; NR_ORDERS] = {
-    let mut sums = [Counts::NONE; NR_ORDERS];
-    let mut order = 1;
-    while order < NR_ORDERS {
-        sums[order] = sums[order - 1].plus(Counts::one(order - 1));
-        order += 1;
-    }
-    sums
-};
+#[repr(C, align(64))]
+pub(crate) struct Counts {
+    pub(crate) nr_pages: usize,
+    steps: [u32; NR_ORDERS + 1],
+}
 
 impl Counts {
-    pub(crate) const NONE: Self = Self([0; NR_ORDERS.div_ceil(2)]);
-
-    const fn one(order: usize) -> Self {
-        let mut one = Self::NONE;
-        one.0[order / 2] = 1 << (order % 2 * ORDER_BITS);
-        one
-    }
-
-    #[inline]
-    const fn plus(mut self, other: Self) -> Self {
-        let mut nr = 0;
-        while nr < self.0.len() {
-            self.0[nr] = self.0[nr].wrapping_add(other.0[nr]);
-            nr += 1;
-        }
-        self
-    }
-
-    #[inline]
-    const fn minus(mut self, other: Self) -> Self {
-        let mut nr = 0;
-        while nr < self.0.len() {
-            self.0[nr] = self.0[nr].wrapping_sub(other.0[nr]);
-            nr += 1;
-        }
-        self
-    }
+    pub(crate) const NONE: Self = Self {
+        nr_pages: 0,
+        steps: [0; NR_ORDERS + 1],
+    };
 
     /// How many blocks of `order`.
-    #[inline]
     pub(crate) const fn get(&self, order: usize) -> usize {
-        (self.0[order / 2] >> (order % 2 * ORDER_BITS)) as u32 as usize
+        let (mut sum, mut nr) = (0_u32, 0);
+        while nr <= order {
+            sum = sum.wrapping_add(self.steps[nr]);
+            nr += 1;
+        }
+        sum as usize
     }
 
-    /// As [`State::merged`].
+    /// A block of `from` came and merged up to `to`.
     #[inline]
     pub(crate) fn merge(&mut self, from: usize, to: usize) {
-        *self = self.plus(MERGED_COUNTS[to]);
-        if from > 0 {
-            *self = self.plus(BELOW_COUNTS[from]);
-        }
+        self.nr_pages += 1 << from;
+        self.step(from, 1_u32.wrapping_neg());
+        self.step(to, 2);
+        self.step(to + 1, 1_u32.wrapping_neg());
     }
 
-    /// As [`State::split`].
+    /// A block of `from` was split and one of `to` was taken.
     #[inline]
     pub(crate) fn split(&mut self, from: usize, to: usize) {
-        *self = self.minus(MERGED_COUNTS[from]);
-        if to > 0 {
-            *self = self.minus(BELOW_COUNTS[to]);
-        }
+        self.nr_pages -= 1 << to;
+        self.step(to, 1);
+        self.step(from, 2_u32.wrapping_neg());
+        self.step(from + 1, 1);
     }
 
+    /// So many blocks more.
     #[inline]
     pub(crate) fn add(&mut self, order: usize, count: usize) {
-        self.0[order / 2] += (count as u64) << (order % 2 * ORDER_BITS);
+        self.nr_pages += count << order;
+        self.step(order, count as u32);
+        self.step(order + 1, (count as u32).wrapping_neg());
+    }
+
+    /// So many blocks less.
+    #[inline]
+    pub(crate) fn sub(&mut self, order: usize, count: usize) {
+        self.nr_pages -= count << order;
+        self.step(order, (count as u32).wrapping_neg());
+        self.step(order + 1, count as u32);
+    }
+
+    /// All blocks of a pageblock that are smaller than itself.
+    pub(crate) fn add_all(&mut self, state: State) {
+        (0..PAGEBLOCK).for_each(|order| self.add(order, state.count(order)));
+    }
+
+    /// Without the blocks of a pageblock that are smaller than itself.
+    pub(crate) fn sub_all(&mut self, state: State) {
+        (0..PAGEBLOCK).for_each(|order| self.sub(order, state.count(order)));
     }
 
     #[inline]
-    pub(crate) fn sub(&mut self, order: usize, count: usize) {
-        self.0[order / 2] -= (count as u64) << (order % 2 * ORDER_BITS);
-    }
-
-    /// All blocks of a pageblock.
-    pub(crate) fn add_all(&mut self, state: State) {
-        (0..NR_ORDERS).for_each(|order| self.add(order, state.count(order)));
-    }
-
-    /// Without the blocks of a pageblock.
-    pub(crate) fn sub_all(&mut self, state: State) {
-        (0..NR_ORDERS).for_each(|order| self.sub(order, state.count(order)));
+    fn step(&mut self, nr: usize, by: u32) {
+        if let Some(step) = self.steps.get_mut(nr) {
+            *step = step.wrapping_add(by);
+        }
     }
 }

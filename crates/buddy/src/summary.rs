@@ -1,7 +1,8 @@
 //! Which pageblocks of a type have what: for each type and order a tree of bits, 64 to a word, of the pageblocks whose
 //! largest free block is of that order.
 //!
-//! Each pageblock has one bit at most, so that few bits change when blocks split and merge.
+//! Each pageblock has one bit at most, so that few bits change when blocks split and merge. Of two that are one block the
+//! lower one has it: whether a pageblock that becomes free as a whole has a twin to join, the word of its own bit says.
 //!
 //! Of each tree one word is not told to the levels above, so that a tree of one word, or whose first pageblocks come and go,
 //! costs the same whatever its height: the others all lie above that word in number ([`Heads`]).
@@ -9,10 +10,15 @@
 //! The words of all orders that speak of the same pageblocks lie side by side, in one row of 128 bytes; the rows of a type
 //! lie together.
 
-use kmm_frame::{MigrateType, NR_ORDERS, Order};
+use kmm_frame::{MAX_ORDER, MigrateType, NR_ORDERS, Order};
 
 use crate::bits::{FreeBits, NR_WORDS, WORD_BITS};
 use crate::state::NONE;
+
+const WHOLE: usize = Order::PAGEBLOCK.index();
+const PAIR: usize = MAX_ORDER.index();
+/// The largest block that is left of a pageblock of which a part was taken.
+const HALF: usize = WHOLE - 1;
 
 /// Levels that a tree over all frames of a 64-bit machine has.
 const MAX_LEVELS: usize = 8;
@@ -97,7 +103,7 @@ impl Summary {
     pub(crate) fn replace(&mut self, kind: MigrateType, block: usize, before: usize, after: usize) {
         let at = block / WORD_BITS;
         let row = &mut self.rows[self.stride * kind.index() + at];
-        let bit = 1 << (block % WORD_BITS);
+        let bit = bit(block);
         let (mut is_first, mut is_last) = (false, false);
         if after != NONE {
             let word = row.word_mut(after);
@@ -115,6 +121,138 @@ impl Summary {
         if is_first {
             self.gain_row(kind, at, after);
         }
+    }
+
+    /// As [`Summary::take_whole`] of one pageblock, of which the largest block is [`HALF`] then.
+    #[inline(always)]
+    pub(crate) fn split_whole(&mut self, kind: MigrateType) -> Option<(usize, usize)> {
+        let (block, from) = self.take_whole(kind, WHOLE)?;
+        self.replace(kind, block, NONE, HALF);
+        Some((block, from))
+    }
+
+    /// As [`Summary::join`], of a pageblock whose largest block was [`HALF`].
+    #[inline(always)]
+    pub(crate) fn complete(&mut self, kind: MigrateType, block: usize) -> usize {
+        let at = block / WORD_BITS;
+        let row = &mut self.rows[self.stride * kind.index() + at];
+        let (own, twin) = (bit(block), bit(block ^ 1));
+        let halves = row.word_mut(HALF);
+        *halves &= !own;
+        let is_last = *halves == 0;
+        let alone = row.word_mut(WHOLE);
+        let others = *alone & !twin;
+        let is_alone = *alone == others;
+        *alone = if is_alone { others | own } else { others };
+        if is_last {
+            self.lose_row(kind, at, HALF);
+        }
+        if !is_alone {
+            self.pair_up(kind, block, others);
+            return PAIR;
+        }
+        if others == 0 {
+            self.gain_row(kind, at, WHOLE);
+        }
+        WHOLE
+    }
+
+    /// A pageblock, of which no block was told, is free as a whole: alone, or as one block with its twin of the same type; the
+    /// order of that block.
+    #[inline(always)]
+    pub(crate) fn join(&mut self, kind: MigrateType, block: usize) -> usize {
+        let at = block / WORD_BITS;
+        let row = &mut self.rows[self.stride * kind.index() + at];
+        let (own, twin) = (bit(block), bit(block ^ 1));
+        let alone = row.word_mut(WHOLE);
+        let others = *alone & !twin;
+        if *alone == others {
+            *alone |= own;
+            if others == 0 {
+                self.gain_row(kind, at, WHOLE);
+            }
+            return WHOLE;
+        }
+        *alone = others;
+        self.pair_up(kind, block, others);
+        PAIR
+    }
+
+    /// A pageblock and its twin are one block now; which others of the row are alone.
+    #[inline]
+    fn pair_up(&mut self, kind: MigrateType, block: usize, others: u64) {
+        let at = block / WORD_BITS;
+        let pairs = self.rows[self.stride * kind.index() + at].word_mut(PAIR);
+        let is_first = *pairs == 0;
+        *pairs |= bit(block & !1);
+        if others == 0 {
+            self.lose_row(kind, at, WHOLE);
+        }
+        if is_first {
+            self.gain_row(kind, at, PAIR);
+        }
+    }
+
+    /// Takes the lowest pageblock of a type that is free as a whole and alone, else the lower half of the lowest pair, or both
+    /// for order 10; its number, and the order of the block that it was of.
+    #[inline(always)]
+    pub(crate) fn take_whole(&mut self, kind: MigrateType, order: usize) -> Option<(usize, usize)> {
+        let orders = self.nonempty(kind) >> order << order;
+        let from = if orders >> WHOLE & 1 != 0 {
+            WHOLE
+        } else {
+            PAIR
+        };
+        if orders >> WHOLE == 0 {
+            return None;
+        }
+        let at = self.first_row(kind, from);
+        let row = &mut self.rows[self.stride * kind.index() + at];
+        let word = row.word_mut(from);
+        let nr = word.trailing_zeros() as usize;
+        *word &= word.wrapping_sub(1);
+        if *word == 0 {
+            // As in `lose_row`, of the first row.
+            let heads = &mut self.heads[kind.index()];
+            heads.nonempty &= !(1 << from) | heads.above;
+        }
+        if from > order {
+            let alone = row.word_mut(WHOLE);
+            let is_first = *alone == 0;
+            *alone |= bit(nr | 1);
+            if is_first {
+                self.gain_row(kind, at, WHOLE);
+            }
+        }
+        Some((at * WORD_BITS + nr, from))
+    }
+
+    /// A pageblock that is free as a whole is so no more; the order of the block that it was, or was a half of: the other is
+    /// alone then.
+    #[inline]
+    pub(crate) fn leave(&mut self, kind: MigrateType, block: usize) -> usize {
+        let at = block / WORD_BITS;
+        let row = &mut self.rows[self.stride * kind.index() + at];
+        let alone = row.word_mut(WHOLE);
+        let others = *alone & !bit(block);
+        if *alone != others {
+            *alone = others;
+            if others == 0 {
+                self.lose_row(kind, at, WHOLE);
+            }
+            return WHOLE;
+        }
+        *alone |= bit(block ^ 1);
+        let pairs = row.word_mut(PAIR);
+        *pairs &= !bit(block & !1);
+        let is_last = *pairs == 0;
+        if is_last {
+            self.lose_row(kind, at, PAIR);
+        }
+        if others == 0 {
+            self.gain_row(kind, at, WHOLE);
+        }
+        PAIR
     }
 
     /// A row has a bit of an order now.
@@ -307,6 +445,12 @@ impl Summary {
     pub(crate) const fn spoil(&mut self) {
         self.heads[MigrateType::Movable.index()].nonempty |= 1;
     }
+}
+
+/// The bit of a pageblock in the words of its row.
+#[inline]
+const fn bit(block: usize) -> u64 {
+    1 << (block % WORD_BITS)
 }
 
 /// Rows are fewer than pageblocks, and these fewer than 2^32.

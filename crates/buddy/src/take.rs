@@ -44,17 +44,17 @@ impl Buddy {
     #[inline]
     pub fn take(&mut self, order: Order, request: impl Into<Request>) -> Result<Pfn, AllocError> {
         let request = request.into();
+        let mut taken = None;
         if request.may_use_cma() && self.surplus_cma() > 0 {
-            if let Some(pfn) = self.take_cma(order) {
-                return Ok(pfn);
-            }
+            taken = self.take_own(MigrateType::Cma, order);
         }
-        match self.take_own(request.kind(), order) {
-            Some(pfn) => Ok(pfn),
-            None => self
-                .take_other(order, request)
-                .ok_or(AllocError::OutOfMemory),
+        if taken.is_none() {
+            taken = self.take_own(request.kind(), order);
         }
+        if taken.is_none() {
+            taken = self.take_other(order, request);
+        }
+        taken.ok_or(AllocError::OutOfMemory)
     }
 
     /// Takes up to `most` single frames, as many as the request may have; how many were given to `sink`.
@@ -104,15 +104,10 @@ impl Buddy {
     ) -> usize {
         let request: Request = request.into();
         let mut left = most;
+        if order == Order::PAGEBLOCK && !request.may_use_cma() {
+            left -= self.take_own_large_blocks(request.kind(), most, &mut sink);
+        }
         while left > 0 {
-            // Two halves at once, where the second would come next anyhow.
-            let twins = order == Order::PAGEBLOCK && left > 1 && !request.may_use_cma();
-            if let Some(pfn) = twins.then(|| self.take_twins(request.kind())).flatten() {
-                sink(pfn);
-                sink(pfn + order.nr_pages());
-                left -= 2;
-                continue;
-            }
             let Ok(pfn) = self.take(order, request) else {
                 break;
             };
@@ -135,28 +130,60 @@ impl Buddy {
             || others.iter().any(|&kind| has(kind, least(order, request)))
     }
 
-    #[inline(always)]
+    #[inline]
     fn take_own(&mut self, kind: MigrateType, order: Order) -> Option<Pfn> {
-        if kind == MigrateType::Isolate {
-            return None;
-        }
         if order >= Order::PAGEBLOCK {
-            return self.areas_mut().take_large(kind, order);
+            self.take_own_large(kind, order)
+        } else {
+            self.take_own_part(kind, order)
         }
-        let slot = self.areas_mut().fitting(kind, order)?;
-        Some(self.areas_mut().take(slot, kind, order))
     }
 
     #[inline(never)]
-    fn take_cma(&mut self, order: Order) -> Option<Pfn> {
-        self.take_own(MigrateType::Cma, order)
+    fn take_own_large(&mut self, kind: MigrateType, order: Order) -> Option<Pfn> {
+        if kind == MigrateType::Isolate {
+            return None;
+        }
+        self.areas_mut().take_large(kind, order)
     }
 
-    /// Two pageblocks that are one block, if none is free alone.
-    fn take_twins(&mut self, kind: MigrateType) -> Option<Pfn> {
-        let orders = self.areas().largest_orders(kind) >> Order::PAGEBLOCK.get();
-        let only_twins = orders == 0b10 && kind != MigrateType::Isolate;
-        only_twins.then(|| self.areas_mut().take_large(kind, MAX_ORDER))?
+    #[inline(never)]
+    fn take_own_part(&mut self, kind: MigrateType, order: Order) -> Option<Pfn> {
+        if kind == MigrateType::Isolate {
+            return None;
+        }
+        self.areas_mut().take_part(kind, order)
+    }
+
+    /// Up to `most` pageblocks that are free as a whole; how many. The two halves of a block come at once.
+    fn take_own_large_blocks(
+        &mut self,
+        kind: MigrateType,
+        most: usize,
+        sink: &mut impl FnMut(Pfn),
+    ) -> usize {
+        const ONLY_PAIRS: u32 = 1 << MAX_ORDER.get();
+        if kind == MigrateType::Isolate {
+            return 0;
+        }
+        let areas = self.areas_mut();
+        let mut left = most;
+        while left > 0 {
+            let is_pair = left > 1
+                && areas.largest_orders(kind) >> Order::PAGEBLOCK.get() << Order::PAGEBLOCK.get()
+                    == ONLY_PAIRS;
+            let order = if is_pair { MAX_ORDER } else { Order::PAGEBLOCK };
+            let Some(pfn) = areas.take_large(kind, order) else {
+                break;
+            };
+            sink(pfn);
+            left -= 1;
+            if is_pair {
+                sink(pfn + Order::PAGEBLOCK.nr_pages());
+                left -= 1;
+            }
+        }
+        most - left
     }
 
     fn take_own_pages(
@@ -196,7 +223,7 @@ impl Buddy {
     #[inline(never)]
     fn take_other(&mut self, order: Order, request: Request) -> Option<Pfn> {
         if request.may_use_cma() {
-            if let Some(pfn) = self.take_cma(order) {
+            if let Some(pfn) = self.take_own(MigrateType::Cma, order) {
                 return Some(pfn);
             }
         }
@@ -229,6 +256,9 @@ impl Buddy {
 
     /// Takes a block of `order` out of a pageblock of another type, whose largest block is of the order `from`, and claims
     /// the pageblock where that may be. Linux: `steal_suitable_fallback`.
+    ///
+    /// One that is taken whole changes its type too, although nothing free is left in it: per-CPU stocks keep huge pages by
+    /// type, and whoever asks again finds it there only if it came back as what was asked for.
     fn steal(
         &mut self,
         order: Order,
@@ -244,11 +274,12 @@ impl Buddy {
             }
             return pfn;
         }
-        if may_claim && self.areas().state(slot).nr_pages() >= ENOUGH {
+        let claims = may_claim && self.areas().state(slot).nr_pages() >= ENOUGH;
+        if claims {
             self.set_kind(slot, kind);
-            return self.areas_mut().take(slot, kind, order);
         }
-        self.areas_mut().take(slot, other, order)
+        let kind = if claims { kind } else { other };
+        self.areas_mut().take(slot, kind, order)
     }
 }
 

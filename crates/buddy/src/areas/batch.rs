@@ -2,7 +2,7 @@
 
 use kmm_frame::{MigrateType, Pfn};
 
-use super::{FreeAreas, WHOLE};
+use super::{FreeAreas, WHOLE, level_of_word};
 use crate::bits::{
     FRAMES, WORD_BITS, WORD_ORDER, WORDS, blocks_of, first_block, full_words, order_around, run,
 };
@@ -33,29 +33,29 @@ impl FreeAreas {
             self.know(slot);
         }
         let before = before.with_known();
-        let kind = self.kind(slot);
+        let kind = before.kind();
         let (mut bits, mut after) = (self.words(slot)[nr], before);
         let (twice, mut left) = (bits & frames, frames & !bits);
         while left != 0 {
             let (order, at) = first_block(left);
             let block = run(at, 1 << order);
-            self.nr_pages[kind.index()] += 1 << order;
             left &= !block;
             bits |= block;
             let mut level = order_around(bits, at);
             if level == WORD_ORDER {
+                // No frame is left: the word is full.
+                if after.lacks_only(order) {
+                    self.fill_up(slot, before, order);
+                    return twice;
+                }
                 self.words_mut(slot)[nr] = bits;
-                level = self.level_of_word(slot, nr);
+                level = level_of_word(self.words(slot), nr);
             }
             self.counts[kind.index()].merge(order, level);
             after = after.merged(order, level);
         }
         self.words_mut(slot)[nr] = bits;
-        if after.count(WHOLE) != 0 {
-            self.complete(slot, kind, before);
-        } else {
-            self.change(slot, kind, before, after);
-        }
+        self.change(slot, kind, before, after);
         twice
     }
 
@@ -76,11 +76,12 @@ impl FreeAreas {
             }
             let first = start + nr * WORD_BITS;
             if word == u64::MAX {
-                let order = self.level_of_word(slot, nr);
+                let order = level_of_word(self.words(slot), nr);
                 let count = left.min(1 << order);
                 (0..count).for_each(|i| sink(first + i));
                 self.clear_run(slot, nr * WORD_BITS, count);
-                after = self.cut(kind, after, order, count);
+                self.counts[kind.index()].sub(order, 1);
+                after = self.rest(kind, after.minus(order), (1 << order) - count);
                 left -= count;
             } else {
                 // Those that are blocks of their own, without asking how large each is.
@@ -100,7 +101,8 @@ impl FreeAreas {
                     let count = left.min(1 << order);
                     (at..at + count).for_each(|i| sink(first + i));
                     word &= !run(at, count);
-                    after = self.cut(kind, after, order, count);
+                    self.counts[kind.index()].sub(order, 1);
+                    after = self.rest(kind, after.minus(order), (1 << order) - count);
                     left -= count;
                 }
                 self.words_mut(slot)[nr] = word;
@@ -109,69 +111,61 @@ impl FreeAreas {
                 break;
             }
         }
-        self.nr_pages[kind.index()] -= most - left;
         self.change(slot, kind, before, after);
         most - left
     }
 
     /// Gives back what is above the first `count` frames of a pageblock that was free as a whole and was taken.
     pub(crate) fn leave_above(&mut self, slot: usize, count: usize) {
-        self.know(slot);
-        let (kind, before) = (self.kind(slot), self.state(slot));
+        let before = self.state(slot).with_known();
+        let kind = before.kind();
         *self.words_mut(slot) = [u64::MAX; WORDS];
         self.clear_run(slot, 0, count);
-        self.counts[kind.index()].add(WHOLE, 1);
-        let after = self.cut(kind, before.plus(WHOLE), WHOLE, count);
-        self.nr_pages[kind.index()] += FRAMES - count;
+        let after = self.rest(kind, before, FRAMES - count);
         self.change(slot, kind, before, after);
     }
 
     /// Takes frames out that are all free and lie in one pageblock, `len` of them from `pfn` on.
     pub(crate) fn carve(&mut self, pfn: Pfn, len: usize) {
         let (slot, at) = (self.slot(pfn), self.offset(pfn));
-        if self.state(slot).is_whole() {
-            self.part(slot & !1);
-            let (kind, before) = (self.kind(slot), self.state(slot));
-            self.counts[kind.index()].sub(WHOLE, 1);
-            self.change(slot, kind, before, before.minus(WHOLE));
-            if len < FRAMES {
-                self.know(slot);
-                *self.words_mut(slot) = [u64::MAX; WORDS];
+        let (kind, mut before) = (self.kind(slot), self.state(slot));
+        if before.is_whole() {
+            let from = self.summary.leave(kind, slot);
+            self.counts[kind.index()].split(from, WHOLE);
+            before = before.with_none();
+            self.set_state(slot, before);
+            if len == FRAMES {
+                return;
             }
+            before = before.with_known();
+            *self.words_mut(slot) = [u64::MAX; WORDS];
         }
-        let (kind, before) = (self.kind(slot), self.state(slot));
-        self.nr_pages[kind.index()] -= len;
-        if len < FRAMES {
-            for frame in at..at + len {
-                self.words_mut(slot)[frame / WORD_BITS] &= !run(frame % WORD_BITS, 1);
-            }
-            let after = self.counted(slot);
-            self.counts[kind.index()].sub_all(before);
-            self.counts[kind.index()].add_all(after);
-            self.change(slot, kind, before, after);
+        for frame in at..at + len {
+            self.words_mut(slot)[frame / WORD_BITS] &= !run(frame % WORD_BITS, 1);
         }
+        let after = self.counted(slot, before);
+        self.counts[kind.index()].sub_all(before);
+        self.counts[kind.index()].add_all(after);
+        self.change(slot, kind, before, after);
     }
 
-    /// Counts a block of `order` without its lowest `count` frames: what is left of it are blocks of the sizes that add
-    /// up to it. The state after.
+    /// Counts what is left of a block as blocks of the sizes that add up to it: `nr_pages` frames. The state after.
     #[inline]
-    fn cut(&mut self, kind: MigrateType, state: State, order: usize, count: usize) -> State {
+    fn rest(&mut self, kind: MigrateType, before: State, nr_pages: usize) -> State {
         let counts = &mut self.counts[kind.index()];
-        let mut state = state.minus(order);
-        counts.sub(order, 1);
-        let mut rest = (1_usize << order) - count;
-        while rest != 0 {
-            let order = rest.trailing_zeros() as usize;
+        let (mut state, mut left) = (before, nr_pages);
+        while left != 0 {
+            let order = left.trailing_zeros() as usize;
             state = state.plus(order);
             counts.add(order, 1);
-            rest &= rest - 1;
+            left &= left - 1;
         }
         state
     }
 
     /// The state that the bits of a pageblock say.
-    fn counted(&self, slot: usize) -> State {
-        let mut state = State::EMPTY;
+    fn counted(&self, slot: usize, before: State) -> State {
+        let mut state = before.with_none().with_known();
         for order in 0..WHOLE {
             let count = match order.checked_sub(WORD_ORDER) {
                 Some(above) => blocks_of(full_words(self.words(slot)), above).count_ones(),

@@ -2,7 +2,7 @@
 
 use kmm_frame::{MAX_ORDER, Order, Pfn};
 
-use super::{FreeAreas, WHOLE};
+use super::{FreeAreas, HALVES, WHOLE};
 use crate::bits::{WORD_BITS, WORD_ORDER, WORDS, bits, blocks_of, full_words, run};
 
 impl FreeAreas {
@@ -11,12 +11,7 @@ impl FreeAreas {
         let slot = self.slot(pfn);
         let (state, at) = (self.state(slot), self.offset(pfn));
         if state.is_whole() {
-            let is_alone = state.count(WHOLE) != 0;
-            return Some(if is_alone {
-                Order::PAGEBLOCK
-            } else {
-                MAX_ORDER
-            });
+            return Some(self.order_of_whole(slot));
         }
         if !state.is_known() || self.words(slot)[at / WORD_BITS] >> (at % WORD_BITS) & 1 == 0 {
             return None;
@@ -47,7 +42,10 @@ impl FreeAreas {
     /// The blocks of one order that begin in a pageblock, lowest first.
     pub(crate) fn blocks_in(&self, slot: usize, order: Order) -> impl Iterator<Item = Pfn> {
         let (start, order, state) = (self.start_of(slot), order.index(), self.state(slot));
-        let is_there = state.count(order) != 0;
+        let is_there = match order {
+            0..WHOLE => state.count(order) != 0,
+            _ => state.is_whole() && self.order_of_whole(slot).index() == order,
+        };
         // Words to look at, and how many frames a bit of them stands for.
         let (words, scale) = match order {
             _ if !is_there => (0, 1),
@@ -62,7 +60,8 @@ impl FreeAreas {
             };
             bits(blocks).map(move |bit| start + (nr * WORD_BITS + bit) * scale)
         });
-        let whole = (is_there && order >= WHOLE).then_some(start);
+        let begins = order == WHOLE || slot % HALVES == 0;
+        let whole = (is_there && order >= WHOLE && begins).then_some(start);
         whole.into_iter().chain(smaller)
     }
 }
@@ -80,10 +79,6 @@ impl FreeAreas {
     }
 
     pub(crate) const fn forget_pages(&mut self, kind: kmm_frame::MigrateType, nr_pages: usize) {
-        self.nr_pages[kind.index()] -= nr_pages;
-    }
-
-    pub(crate) fn retype(&mut self, slot: usize, kind: kmm_frame::MigrateType) {
-        self.move_to(slot, kind);
+        self.counts[kind.index()].nr_pages -= nr_pages;
     }
 }

@@ -1,192 +1,177 @@
-//! Pageblocks that are free as a whole, pairs of them, and pageblocks that change their type.
+//! Pageblocks that are free as a whole, and pageblocks that change their type.
+//!
+//! A state says only that all of a pageblock is free. Whether it is one block with its twin follows from the types of both, and
+//! is told by the summary: so nothing is done to the twin when one of them comes or goes.
 
 use kmm_frame::{MAX_ORDER, MigrateType, Order, Pfn};
 
-use super::{FreeAreas, HALVES, PAIR, WHOLE};
-use crate::bits::{FRAMES, WORDS};
+use super::{FreeAreas, PAIR, WHOLE};
+use crate::bits::{NR_WORDS, WORD_ORDER, WORDS};
 use crate::pageblock::is_mergeable;
 use crate::state::{NONE, State};
 
 impl FreeAreas {
     /// Adds a pageblock or two, unless a part of it is free; whether none was.
     #[inline(never)]
-    pub(super) fn merge_large(&mut self, slot: usize, order: usize) -> bool {
-        let (lower, kind) = (self.state(slot), self.kind(slot));
+    pub(super) fn add_large(&mut self, pfn: Pfn, order: usize) -> bool {
+        let slot = self.slot(pfn);
+        let lower = self.state(slot);
         if order == WHOLE {
-            if !lower.is_empty() {
-                return false;
+            if lower.is_empty() {
+                self.complete(slot, lower, WHOLE);
             }
-            self.nr_pages[kind.index()] += FRAMES;
-            self.add_whole(slot, kind);
-            return true;
+            return lower.is_empty();
         }
-        let (upper, other) = (self.state(slot | 1), self.kind(slot | 1));
-        if !lower.is_empty() || !upper.is_empty() {
-            return false;
+        let upper = self.state(slot | 1);
+        let is_new = lower.is_empty() && upper.is_empty();
+        if is_new {
+            self.add_pair(slot, lower, upper);
         }
-        self.nr_pages[kind.index()] += FRAMES;
-        self.nr_pages[other.index()] += FRAMES;
-        if kind == other {
-            self.counts[kind.index()].add(PAIR, 1);
-            self.set_state(slot, lower.plus(PAIR));
-            self.set_state(slot | 1, upper.with_upper());
-            self.summary.replace(kind, slot, NONE, PAIR);
-        } else {
-            self.add_whole(slot, kind);
-            self.add_whole(slot | 1, other);
-        }
-        true
+        is_new
     }
 
-    /// One more block of the size of a pageblock, which joins its twin if that is one too.
+    #[inline(always)]
+    fn add_pair(&mut self, slot: usize, lower: State, upper: State) {
+        let kind = lower.kind();
+        if kind != upper.kind() {
+            return self.add_halves(slot, lower, upper);
+        }
+        self.set_state(slot, lower.with_all());
+        self.set_state(slot | 1, upper.with_all());
+        self.counts[kind.index()].add(PAIR, 1);
+        self.summary.replace(kind, slot, NONE, PAIR);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn add_halves(&mut self, slot: usize, lower: State, upper: State) {
+        self.complete(slot, lower, WHOLE);
+        self.complete(slot | 1, upper, WHOLE);
+    }
+
+    /// A block of `order` came, and all frames of a pageblock are free now, of which no block is told any more; the state is
+    /// from before. It joins its twin if that is free as a whole too.
     ///
     /// Linux: `__free_one_page`. Twins of different types join if both types may, and both are of the type of the one that
     /// comes last then.
-    #[inline]
-    pub(super) fn add_whole(&mut self, slot: usize, kind: MigrateType) {
-        if self.state(slot ^ 1).count(WHOLE) != 0 && self.adopt_twin(slot, kind) {
-            return;
-        }
-        self.counts[kind.index()].add(WHOLE, 1);
-        self.set_state(slot, self.state(slot).plus(WHOLE));
-        self.summary.replace(kind, slot, NONE, WHOLE);
+    #[inline(always)]
+    pub(super) fn complete(&mut self, slot: usize, before: State, order: usize) {
+        let kind = self.make_whole(slot, before);
+        let level = self.summary.join(kind, slot);
+        self.counts[kind.index()].merge(order, level);
     }
 
-    /// Makes one block of a pageblock and its twin, which is free as a whole, if their types allow it; whether they do.
-    fn adopt_twin(&mut self, slot: usize, kind: MigrateType) -> bool {
-        let (twin, other) = (slot ^ 1, self.kind(slot ^ 1));
-        if other != kind {
-            if !is_mergeable(other) || !is_mergeable(kind) {
-                return false;
-            }
-            self.move_to(twin, kind);
-        }
-        let counts = &mut self.counts[kind.index()];
-        counts.sub(WHOLE, 1);
-        counts.add(PAIR, 1);
-        let state = self.state(twin).minus(WHOLE);
-        self.set_state(twin, state);
-        self.summary.replace(kind, twin, WHOLE, NONE);
-        let (lower, upper) = (slot & !1, slot | 1);
-        self.set_state(lower, self.state(lower).plus(PAIR));
-        self.set_state(upper, self.state(upper).with_upper());
-        self.summary.replace(kind, lower, NONE, PAIR);
-        true
-    }
-
-    /// All frames of a pageblock are free now, the state is from before. A pageblock that is one block has no bits. The
-    /// counts have it as a block.
+    /// As [`FreeAreas::complete`], of a pageblock of which this block was all that lacked: so it had one of half its size.
     #[inline(never)]
-    pub(super) fn complete(&mut self, slot: usize, kind: MigrateType, before: State) {
-        *self.words_mut(slot) = [0; WORDS];
-        self.counts[kind.index()].sub(WHOLE, 1);
-        self.change(slot, kind, before, State::EMPTY);
-        self.add_whole(slot, kind);
+    pub(super) fn fill_up(&mut self, slot: usize, before: State, order: usize) {
+        let kind = self.make_whole(slot, before);
+        let level = self.summary.complete(kind, slot);
+        self.counts[kind.index()].merge(order, level);
+    }
+
+    #[inline(always)]
+    fn make_whole(&mut self, slot: usize, before: State) -> MigrateType {
+        let kind = before.kind();
+        let states = &mut self.states[slot / NR_WORDS];
+        *states.word_mut(slot) = before.with_all().0;
+        let twin = State(states.word(slot ^ 1));
+        if twin.is_whole() && twin.kind() != kind {
+            self.adopt_twin(slot, kind, twin.kind());
+        }
+        kind
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn adopt_twin(&mut self, slot: usize, kind: MigrateType, other: MigrateType) {
+        if is_mergeable(other) && is_mergeable(kind) {
+            self.move_to(slot ^ 1, kind);
+        }
     }
 
     /// Takes a pageblock or two, of a type, that are free as a whole: the lowest, one alone first.
-    #[inline(never)]
+    #[inline]
     pub(crate) fn take_large(&mut self, kind: MigrateType, order: Order) -> Option<Pfn> {
-        let slot = self.fitting(kind, order)?;
-        let state = self.state(slot);
-        self.nr_pages[kind.index()] -= order.nr_pages();
-        let counts = &mut self.counts[kind.index()];
-        if state.count(WHOLE) != 0 {
-            counts.sub(WHOLE, 1);
-            self.set_state(slot, state.minus(WHOLE));
-            self.summary.replace(kind, slot, WHOLE, NONE);
-            return Some(self.start_of(slot));
-        }
-        counts.sub(PAIR, 1);
-        let upper = self.state(slot | 1).without_upper();
-        self.set_state(slot, state.minus(PAIR));
-        self.summary.replace(kind, slot, PAIR, NONE);
-        if order == MAX_ORDER {
-            self.set_state(slot | 1, upper);
-        } else {
-            self.counts[kind.index()].add(WHOLE, 1);
-            self.set_state(slot | 1, upper.plus(WHOLE));
-            self.summary.replace(kind, slot | 1, NONE, WHOLE);
+        let order = order.index();
+        let (slot, from) = self.summary.take_whole(kind, order)?;
+        self.counts[kind.index()].split(from, order);
+        self.set_state(slot, State::new(kind));
+        if order == PAIR {
+            self.set_state(slot | 1, State::new(kind));
         }
         Some(self.start_of(slot))
     }
 
-    /// Takes as much out of the pageblock, free as a whole, as `order` goes.
+    /// Takes a part out of the first pageblock of a type that is free as a whole.
     #[inline(never)]
-    pub(super) fn take_whole(
-        &mut self,
-        slot: usize,
-        kind: MigrateType,
-        before: State,
-        order: usize,
-    ) {
-        let from = before.largest();
-        let mut after = before.minus(from);
-        self.counts[kind.index()].sub(from, 1);
-        if from == PAIR {
-            let upper = self.state(slot | 1).without_upper();
-            if order == PAIR {
-                self.set_state(slot | 1, upper);
-            } else {
-                self.counts[kind.index()].add(WHOLE, 1);
-                self.set_state(slot | 1, upper.plus(WHOLE));
-                self.summary.replace(kind, slot | 1, NONE, WHOLE);
-            }
+    pub(super) fn split_large(&mut self, kind: MigrateType, order: usize) -> Option<Pfn> {
+        let (slot, from) = self.summary.split_whole(kind)?;
+        self.counts[kind.index()].split(from, order);
+        self.fill_above(slot, kind, order);
+        Some(self.start_of(slot))
+    }
+
+    /// Takes as much out of a pageblock that is free as a whole as `order` goes, and its twin for [`MAX_ORDER`].
+    pub(super) fn take_of_whole(&mut self, slot: usize, kind: MigrateType, order: usize) {
+        self.set_state(slot, State::new(kind));
+        if order == PAIR {
+            self.set_state(slot | 1, State::new(kind));
+            self.summary.replace(kind, slot, PAIR, NONE);
+            return self.counts[kind.index()].sub(PAIR, 1);
         }
+        let from = self.summary.leave(kind, slot);
+        self.counts[kind.index()].split(from, order);
         if order < WHOLE {
-            *self.words_mut(slot) = [u64::MAX; WORDS];
-            self.clear_run(slot, 0, 1 << order);
-            self.counts[kind.index()].add(WHOLE, 1);
-            self.counts[kind.index()].split(WHOLE, order);
-            after = State::EMPTY.plus(WHOLE).split(WHOLE, order);
+            self.summary.replace(kind, slot, NONE, WHOLE - 1);
+            self.fill_above(slot, kind, order);
         }
-        self.set_state(slot, after);
-        self.summary.replace(kind, slot, from, after.largest());
+    }
+
+    /// All of a pageblock is free but its lowest block of `order`.
+    #[inline(always)]
+    fn fill_above(&mut self, slot: usize, kind: MigrateType, order: usize) {
+        self.set_state(slot, State::new(kind).split_whole(order));
+        let words = self.words_mut(slot);
+        *words = [u64::MAX; WORDS];
+        match order.checked_sub(WORD_ORDER) {
+            None => words[0] <<= 1 << order,
+            Some(above) => words[..1 << above.min(2)].fill(0),
+        }
+    }
+
+    /// The order of the block that is, or is a half of, a pageblock that is free as a whole.
+    pub(super) fn order_of_whole(&self, slot: usize) -> Order {
+        let (own, twin) = (self.state(slot), self.state(slot ^ 1));
+        if twin.is_whole() && own.kind() == twin.kind() {
+            MAX_ORDER
+        } else {
+            Order::PAGEBLOCK
+        }
     }
 
     /// Changes the type of a pageblock and of what is free in it; the type before.
     pub(crate) fn set_kind(&mut self, slot: usize, kind: MigrateType) -> MigrateType {
         let before = self.kind(slot);
-        if before == kind {
-            return before;
-        }
-        self.part(slot & !1);
-        self.move_to(slot, kind);
-        let state = self.state(slot);
-        let twin = slot ^ 1;
-        let both = state.count(WHOLE) != 0 && self.state(twin).count(WHOLE) != 0;
-        if both && self.kind(twin) == kind {
-            self.counts[kind.index()].sub(WHOLE, 1);
-            self.change(slot, kind, state, state.minus(WHOLE));
-            self.adopt_twin(slot, kind);
+        if before != kind {
+            self.move_to(slot, kind);
         }
         before
     }
 
-    /// Makes two blocks of one, if it is one.
-    pub(super) fn part(&mut self, slot: usize) {
-        let (lower, upper) = (self.state(slot), self.state(slot | 1));
-        if lower.count(PAIR) == 0 {
-            return;
-        }
-        let kind = self.kind(slot);
-        self.counts[kind.index()].sub(PAIR, 1);
-        self.counts[kind.index()].add(WHOLE, HALVES);
-        self.change(slot, kind, lower, lower.minus(PAIR).plus(WHOLE));
-        let apart = upper.without_upper();
-        self.change(slot | 1, kind, apart, apart.plus(WHOLE));
-    }
-
     /// Takes all that is free in a pageblock from one type to another.
     pub(super) fn move_to(&mut self, slot: usize, kind: MigrateType) {
-        let from = self.kind(slot);
+        let (state, from) = (self.state(slot), self.kind(slot));
         self.types.set_nth(slot.wrapping_sub(self.skew), kind);
         self.nr_type_changes += 1;
-        let state = self.state(slot);
+        self.set_state(slot, state.with_kind(kind));
+        if state.is_whole() {
+            let level = self.summary.leave(from, slot);
+            self.counts[from.index()].split(level, WHOLE);
+            let level = self.summary.join(kind, slot);
+            return self.counts[kind.index()].merge(WHOLE, level);
+        }
         self.counts[from.index()].sub_all(state);
         self.counts[kind.index()].add_all(state);
-        self.nr_pages[from.index()] -= state.nr_pages();
-        self.nr_pages[kind.index()] += state.nr_pages();
         self.summary.replace(from, slot, state.largest(), NONE);
         self.summary.replace(kind, slot, NONE, state.largest());
     }
