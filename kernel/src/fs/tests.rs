@@ -11,7 +11,7 @@ use super::unpack::{Unpacked, unpack};
 use crate::ensure;
 use crate::heap;
 use crate::mm;
-use crate::selftest::{Failure, Outcome, Test};
+use crate::selftest::{Failure, Outcome, Random, Test};
 use crate::syscall::Errno;
 
 /// Self-tests of files.
@@ -52,18 +52,6 @@ static BACKING: [u8; 10_000] = {
     bytes
 };
 
-/// xorshift64 (Marsaglia 2003).
-fn next(seed: &mut u64) -> u64 {
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    *seed
-}
-
-fn why(error: Errno) -> Failure {
-    Failure::from(alloc::format!("{error}"))
-}
-
 /// The first round fills caches; the second must not take anything more.
 fn contents() -> Outcome {
     random_operations()?;
@@ -76,16 +64,16 @@ fn contents() -> Outcome {
 
 /// Random writes, reads, cuts and first touches of a backed file, each compared with a vector.
 fn random_operations() -> Outcome {
-    let mut seed = SEED;
+    let mut random = Random::new(SEED);
     let mut content = Content::backed(&BACKING);
     let mut model = BACKING.to_vec();
     for operation in 0..OPERATIONS {
-        let at = next(&mut seed) % SPACE_BYTES;
-        let len = usize::try_from(next(&mut seed) % 9000).unwrap_or(0);
-        match next(&mut seed) % 4 {
+        let at = random.next() % SPACE_BYTES;
+        let len = usize::try_from(random.next() % 9000).unwrap_or(0);
+        match random.next() % 4 {
             0 => {
-                let bytes: Vec<u8> = (0..len).map(|_| next(&mut seed).to_le_bytes()[0]).collect();
-                let written = content.write(at, &bytes).map_err(why)?;
+                let bytes: Vec<u8> = (0..len).map(|_| random.next().to_le_bytes()[0]).collect();
+                let written = content.write(at, &bytes).map_err(Failure::of)?;
                 ensure!(
                     written == len,
                     "seed {SEED:#x}, operation {operation}: wrote {written} of {len}"
@@ -97,11 +85,11 @@ fn random_operations() -> Outcome {
                 }
             }
             1 => {
-                content.truncate(at).map_err(why)?;
+                content.truncate(at).map_err(Failure::of)?;
                 model.resize(usize::try_from(at).unwrap_or(0), 0);
             }
             2 => {
-                let page = content.page(at / 4096).map_err(why)?;
+                let page = content.page(at / 4096).map_err(Failure::of)?;
                 ensure!(
                     page.is_some() == (at / 4096 * 4096 < model.len() as u64),
                     "seed {SEED:#x}, operation {operation}: page of {at}"
@@ -233,7 +221,7 @@ fn read(unpacked: &Unpacked, path: &[u8]) -> Result<Vec<u8>, Errno> {
 }
 
 fn archive() -> Outcome {
-    let unpacked = unpack(ARCHIVE.as_bytes()).map_err(why)?;
+    let unpacked = unpack(ARCHIVE.as_bytes()).map_err(Failure::of)?;
     ensure!(unpacked.fault.is_none(), "{:?}", unpacked.fault);
     for (path, expected) in [
         (&b"dir/a"[..], Ok(&b"hello"[..])),
@@ -261,7 +249,7 @@ fn corrupt_archive() -> Outcome {
     let whole = ARCHIVE.as_bytes();
     let mut most = 0;
     for len in 1..whole.len() - 4 {
-        let unpacked = unpack(&whole[..len]).map_err(why)?;
+        let unpacked = unpack(&whole[..len]).map_err(Failure::of)?;
         ensure!(
             matches!(unpacked.fault, Some((at, CpioError::Truncated)) if at <= len),
             "cut at {len}: {:?}",
@@ -291,7 +279,7 @@ fn refused() -> Outcome {
 
 fn read_with_refusals() -> Outcome {
     const SEEDS: u64 = 4;
-    let files = proc_files().map_err(why)?;
+    let files = proc_files().map_err(Failure::of)?;
     let (mut nr_refused, mut nr_read) = (0, 0);
     for (seed, path) in (1..=SEEDS).flat_map(|seed| files.iter().map(move |path| (seed, path))) {
         let _serving = heap::ForProgram::begin();
@@ -350,12 +338,12 @@ fn proc() -> Outcome {
         let path = alloc::format!("/proc/{name}");
         let file = Place::root()
             .resolve(path.as_bytes(), LastLink::Follow)
-            .map_err(why)?
+            .map_err(Failure::of)?
             .inode();
         let Node::Proc(node) = &file.node else {
             return Err(Failure::from(alloc::format!("{path} is something else")));
         };
-        let text = node.text().map_err(why)?;
+        let text = node.text().map_err(Failure::of)?;
         ensure!(
             text.starts_with(start.as_bytes()),
             "{path}: {}",

@@ -3,14 +3,13 @@
 
 use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use kmm::fault::{FaultCause, NoFile};
-use kmm::frame::{Gfp, MAX_ORDER, Order, PAGE_SIZE, PageFlags, Pfn, VirtAddr};
-use kmm::host::{PageBlock, PageReq, PageSource as _, PhysMap as _};
+use kmm::frame::{Gfp, Order, PAGE_SIZE, PageFlags, Pfn, VirtAddr};
+use kmm::host::{PageBlock, PhysMap as _};
 use kmm::pagetable_walker::Span;
 use kmm::vma::{MmapReq, Prot};
 use kmm::{AddressSpace, AuditReport, check};
@@ -98,15 +97,7 @@ pub const TESTS: &[Test] = &[
         name: "mm::exhausted_memory_is_an_error",
         run: exhausted_memory_is_an_error,
     },
-    Test {
-        name: "mm::stress_leaves_a_clean_audit",
-        run: || stress(20_000),
-    },
 ];
-
-fn failure(error: impl ToString) -> Failure {
-    Failure::from(error.to_string())
-}
 
 /// Checks every frame, table and count of the machine.
 pub fn audit() -> Result<AuditReport, Failure> {
@@ -133,7 +124,7 @@ pub fn audit() -> Result<AuditReport, Failure> {
     let held = |f: &mut dyn FnMut(Pfn)| file_frames.clone().for_each(f);
     manager()
         .audit(spaces.iter().map(|space| &**space), held)
-        .map_err(failure)
+        .map_err(Failure::of)
 }
 
 /// Walks the final tables and compares with what they were to map.
@@ -151,7 +142,7 @@ pub fn prove_tables() -> Result<check::TableReport, check::TableFault> {
 }
 
 fn final_tables_are_proven() -> Outcome {
-    prove_tables().map(drop).map_err(failure)
+    prove_tables().map(drop).map_err(Failure::of)
 }
 
 fn boot_stack_has_a_guard() -> Outcome {
@@ -221,7 +212,7 @@ fn addresses_convert() -> Outcome {
     for pfn in machine().memory.iter().flat_map(|range| range.iter()) {
         ensure!(map.pfn(map.page(pfn)) == Some(pfn), "descriptor of {pfn}");
         let Some(ptr) = phys().direct(pfn) else {
-            return Err(failure(format!("frame {pfn} lies outside the direct map")));
+            return Err(format!("frame {pfn} lies outside the direct map").into());
         };
         ensure!(
             ptr.addr().get() as u64 == DIRECT_MAP + pfn.phys().as_u64(),
@@ -247,7 +238,7 @@ fn collections_live_on_slub() -> Outcome {
     let large = vec![0x5a_u8; 3 << 20];
     ensure!(large.iter().all(|&byte| byte == 0x5a));
     drop((tree, large));
-    manager().slub().validate().map_err(failure)
+    manager().slub().validate().map_err(Failure::of)
 }
 
 fn kmalloc_serves_every_size() -> Outcome {
@@ -257,7 +248,7 @@ fn kmalloc_serves_every_size() -> Outcome {
         .step_by(37)
         .chain([16 << 10, 100_000, 1 << 20, 4 << 20])
     {
-        let object = slub.kzalloc(size, Gfp::KERNEL).map_err(failure)?;
+        let object = slub.kzalloc(size, Gfp::KERNEL).map_err(Failure::of)?;
         ensure!(
             slub.ksize(object) >= size,
             "{size} bytes got {}",
@@ -287,14 +278,14 @@ fn kmalloc_serves_every_size() -> Outcome {
         slub.kzalloc((4 << 20) + 1, Gfp::KERNEL).is_err(),
         "more than 4 MiB from kmalloc"
     );
-    slub.validate().map_err(failure)
+    slub.validate().map_err(Failure::of)
 }
 
 fn kmap_is_the_direct_map() -> Outcome {
     let mut block = manager()
         .page_alloc()
         .alloc_pages_nowait(Gfp::HIGHUSER, Order::ZERO)
-        .map_err(failure)?;
+        .map_err(Failure::of)?;
     let direct = phys().direct(block.pfn());
     let mapped = phys().with_page(&mut block, 0, |page| page.as_ptr());
     manager().page_alloc().free_pages(block);
@@ -307,13 +298,13 @@ fn vmalloc_has_guard_pages() -> Outcome {
     for size in [1, PAGE_SIZE, PAGE_SIZE + 1, 64 << 10] {
         let addr = vmalloc
             .vzalloc(size, Gfp::KERNEL)
-            .map_err(failure)?
+            .map_err(Failure::of)?
             .as_u64();
         let end = addr + size.next_multiple_of(PAGE_SIZE) as u64;
         let inside = (probe(addr), probe(end - 8));
         let outside = (probe(end), probe(end + PAGE_SIZE as u64 - 8));
         // SAFETY: nobody uses the area any more.
-        unsafe { vmalloc.vfree(VirtAddr::new(addr)) }.map_err(failure)?;
+        unsafe { vmalloc.vfree(VirtAddr::new(addr)) }.map_err(Failure::of)?;
         ensure!(inside == (Some(0), Some(0)), "{size}: {inside:?} inside");
         ensure!(
             outside == (None, None),
@@ -328,10 +319,10 @@ fn freed_vmalloc_memory_is_unmapped() -> Outcome {
     let free = manager().pages().accounting().free;
     let addr = vmalloc
         .vzalloc(8 * PAGE_SIZE, Gfp::KERNEL)
-        .map_err(failure)?;
+        .map_err(Failure::of)?;
     ensure!(probe(addr.as_u64()) == Some(0));
     // SAFETY: nobody uses the area any more.
-    unsafe { vmalloc.vfree(addr) }.map_err(failure)?;
+    unsafe { vmalloc.vfree(addr) }.map_err(Failure::of)?;
     ensure!(probe(addr.as_u64()).is_none(), "freed memory can be read");
     // SAFETY: the address names no area, which is what is being tried.
     ensure!(unsafe { vmalloc.vfree(addr) }.is_err(), "freed twice");
@@ -339,7 +330,7 @@ fn freed_vmalloc_memory_is_unmapped() -> Outcome {
         manager().pages().accounting().free == free,
         "frames were lost"
     );
-    vmalloc.validate().map_err(failure)
+    vmalloc.validate().map_err(Failure::of)
 }
 
 fn ioremap_refuses_ram() -> Outcome {
@@ -364,7 +355,7 @@ fn on_tables_of<R>(space: &AddressSpace<KernelHost, NoFile>, f: impl FnOnce() ->
 }
 
 fn new_space() -> Result<AddressSpace<KernelHost, NoFile>, Failure> {
-    AddressSpace::new(manager()).map_err(failure)
+    AddressSpace::new(manager()).map_err(Failure::of)
 }
 
 /// F47: what is mapped below the shared entries of the kernel half later is seen through every root at once.
@@ -373,12 +364,12 @@ fn kernel_mappings_are_shared() -> Outcome {
     let addr = manager()
         .vmalloc()
         .vzalloc(PAGE_SIZE, Gfp::KERNEL)
-        .map_err(failure)?;
+        .map_err(Failure::of)?;
     // SAFETY: the page is ours.
     unsafe { (addr.as_u64() as *mut u64).write_volatile(0x1122_3344_5566_7788) };
     let seen = [&one, &other].map(|space| on_tables_of(space, || probe(addr.as_u64())));
     // SAFETY: nobody uses the area any more.
-    unsafe { manager().vmalloc().vfree(addr) }.map_err(failure)?;
+    unsafe { manager().vmalloc().vfree(addr) }.map_err(Failure::of)?;
     let gone = [&one, &other].map(|space| on_tables_of(space, || probe(addr.as_u64())));
     ensure!(seen == [Some(0x1122_3344_5566_7788); 2], "{seen:x?}");
     ensure!(gone == [None; 2], "{gone:x?} after vfree");
@@ -391,14 +382,14 @@ fn kernel_mappings_survive() -> Outcome {
     let addr = on_tables_of(&first, || {
         manager().vmalloc().vzalloc(PAGE_SIZE, Gfp::ATOMIC)
     })
-    .map_err(failure)?;
-    let child = first.fork().map_err(failure)?;
+    .map_err(Failure::of)?;
+    let child = first.fork().map_err(Failure::of)?;
     drop(first);
     let seen = on_tables_of(&child, || probe(addr.as_u64()));
     drop(child);
     let still = probe(addr.as_u64());
     // SAFETY: nobody uses the area any more.
-    unsafe { manager().vmalloc().vfree(addr) }.map_err(failure)?;
+    unsafe { manager().vmalloc().vfree(addr) }.map_err(Failure::of)?;
     ensure!(seen == Some(0) && still == Some(0), "{seen:?}, {still:?}");
     Ok(())
 }
@@ -411,23 +402,27 @@ fn stale_translations_are_flushed() -> Outcome {
     let mut kept = Vec::new();
     let mut nr_moved = 0;
     for _ in 0..32 {
-        let addr = vmalloc.vmalloc(PAGE_SIZE, Gfp::KERNEL).map_err(failure)?;
+        let addr = vmalloc
+            .vmalloc(PAGE_SIZE, Gfp::KERNEL)
+            .map_err(Failure::of)?;
         let before = frame_of(addr);
         // SAFETY: the page is ours.
         unsafe { (addr.as_u64() as *mut u64).write_volatile(0x0bad_0bad) };
         // SAFETY: nobody uses the area any more.
-        unsafe { vmalloc.vfree(addr) }.map_err(failure)?;
+        unsafe { vmalloc.vfree(addr) }.map_err(Failure::of)?;
         // Whoever gets the frame keeps its contents.
         kept.push(
             manager()
                 .page_alloc()
                 .alloc_pages_nowait(Gfp::KERNEL, Order::ZERO)
-                .map_err(failure)?,
+                .map_err(Failure::of)?,
         );
-        let again = vmalloc.vzalloc(PAGE_SIZE, Gfp::KERNEL).map_err(failure)?;
+        let again = vmalloc
+            .vzalloc(PAGE_SIZE, Gfp::KERNEL)
+            .map_err(Failure::of)?;
         let (after, seen) = (frame_of(again), probe(again.as_u64()));
         // SAFETY: nobody uses the area any more.
-        unsafe { vmalloc.vfree(again) }.map_err(failure)?;
+        unsafe { vmalloc.vfree(again) }.map_err(Failure::of)?;
         nr_moved += usize::from(again == addr && before != after);
         ensure!(seen == Some(0), "a fresh page shows {seen:x?}");
     }
@@ -449,7 +444,7 @@ fn poke(space: &mut AddressSpace<KernelHost, NoFile>, addr: VirtAddr, value: u64
         }
         space
             .fault(addr, FaultCause::USER | FaultCause::WRITE)
-            .map_err(failure)?;
+            .map_err(Failure::of)?;
     }
     Err("the page faults for ever".into())
 }
@@ -459,7 +454,7 @@ fn peek(space: &mut AddressSpace<KernelHost, NoFile>, addr: VirtAddr) -> Result<
         if let Ok(value) = on_tables_of(space, || usercopy::get_user(addr.as_u64())) {
             return Ok(value);
         }
-        space.fault(addr, FaultCause::USER).map_err(failure)?;
+        space.fault(addr, FaultCause::USER).map_err(Failure::of)?;
     }
     Err("the page faults for ever".into())
 }
@@ -470,7 +465,7 @@ fn fork_copies_on_write() -> Outcome {
     let len = 8 * PAGE_SIZE as u64;
     let at = parent
         .mmap(MmapReq::anonymous(len, Prot::READ | Prot::WRITE))
-        .map_err(failure)?;
+        .map_err(Failure::of)?;
     ensure!(peek(&mut parent, at)? == 0, "fresh memory is not zero");
     let zero = parent.translate(at).map(|leaf| leaf.pfn());
     ensure!(
@@ -478,8 +473,8 @@ fn fork_copies_on_write() -> Outcome {
         "a read took a page of its own"
     );
     poke(&mut parent, at, 1)?;
-    let mut child = parent.fork().map_err(failure)?;
-    let mut grandchild = child.fork().map_err(failure)?;
+    let mut child = parent.fork().map_err(Failure::of)?;
+    let mut grandchild = child.fork().map_err(Failure::of)?;
     poke(&mut child, at, 2)?;
     poke(&mut grandchild, at, 3)?;
     let values = [
@@ -518,60 +513,5 @@ fn exhausted_memory_is_an_error() -> Outcome {
         before.free <= after.free + slub.nr_pages().total(),
         "{before:?} {after:?}"
     );
-    audit().map(drop)
-}
-
-/// Allocates and frees blocks and objects at random, each marked by its owner, then audits.
-pub fn stress(rounds: usize) -> Outcome {
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut below = move |end: usize| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        usize::from_ne_bytes(random.to_ne_bytes()) % end
-    };
-    let mut blocks: Vec<(PageBlock, u64)> = Vec::new();
-    let mut objects: Vec<(Vec<u64>, u64)> = Vec::new();
-    for round in 0..rounds as u64 {
-        match below(4) {
-            0 if blocks.len() < 256 => {
-                let order = Order::for_pages(1 << below(4)).unwrap_or(MAX_ORDER);
-                let req = PageReq::new(order, Gfp::KERNEL);
-                if let Ok(mut block) = manager().pages().alloc(req) {
-                    for nr in 0..order.nr_pages() {
-                        phys().with_page(&mut block, nr, |mut page| {
-                            page.bytes_mut()[..8].copy_from_slice(&round.to_le_bytes())
-                        });
-                    }
-                    blocks.push((block, round));
-                }
-            }
-            1 if !blocks.is_empty() => {
-                let at = below(blocks.len());
-                let (mut block, mark) = blocks.swap_remove(at);
-                for nr in 0..block.order().nr_pages() {
-                    let found = phys().with_page(&mut block, nr, |page| {
-                        page.bytes()[..8] == mark.to_le_bytes()
-                    });
-                    ensure!(found, "page {nr} of {:?} was overwritten", block.range());
-                }
-                manager().page_alloc().free_pages(block);
-            }
-            2 if objects.len() < 512 => objects.push((vec![round; 1 + below(700)], round)),
-            _ if !objects.is_empty() => {
-                let at = below(objects.len());
-                let (object, mark) = objects.swap_remove(at);
-                ensure!(
-                    object.iter().all(|&word| word == mark),
-                    "object {mark} was overwritten"
-                );
-            }
-            _ => {}
-        }
-    }
-    for (block, _) in blocks {
-        manager().page_alloc().free_pages(block);
-    }
-    drop(objects);
     audit().map(drop)
 }

@@ -3,13 +3,16 @@
 //! Each module offers a table of [`Test`]s; [`GROUPS`] names the tables in the order in which they run.
 
 use alloc::borrow::Cow;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 
 use crate::arch::timer;
 use crate::process;
 
 mod arch_tests;
 mod boot_tests;
+mod random;
+
+pub use random::Random;
 
 /// Why a test failed.
 #[derive(Clone, Debug)]
@@ -24,6 +27,13 @@ impl From<&'static str> for Failure {
 impl From<String> for Failure {
     fn from(why: String) -> Self {
         Self(Cow::Owned(why))
+    }
+}
+
+impl Failure {
+    /// What did not work, as its error says it.
+    pub fn of(error: impl ToString) -> Self {
+        Self::from(error.to_string())
     }
 }
 

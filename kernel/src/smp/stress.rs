@@ -5,8 +5,6 @@
     reason = "writes and reads what it allocated, and sends it to other CPUs"
 )]
 
-use alloc::format;
-use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ptr::NonNull;
@@ -18,8 +16,9 @@ use kmm::host::{PageBlock, PageReq, PageSource as _, PhysMap as _};
 
 use super::{MAX_CPUS, call_on, each, nr_online, on_each_cpu};
 use crate::arch::timer;
+use crate::ensure;
 use crate::mm::{self, manager, phys};
-use crate::selftest::{Failure, Outcome};
+use crate::selftest::{Failure, Outcome, Random};
 use crate::sync::IrqSpinLock;
 
 /// What one CPU has at a time, of blocks and of objects; and what waits for it.
@@ -128,19 +127,15 @@ struct Field {
 
 /// One CPU's part.
 struct Worker {
-    random: u64,
+    random: Random,
     blocks: Vec<(PageBlock, u64)>,
     objects: Vec<(Object, u64)>,
-}
-
-fn failure(error: impl ToString) -> Failure {
-    Failure::from(error.to_string())
 }
 
 /// A list that never grows beyond this.
 fn list<T>(most: usize) -> Result<Vec<T>, Failure> {
     let mut list = Vec::new();
-    list.try_reserve_exact(most).map_err(failure)?;
+    list.try_reserve_exact(most).map_err(Failure::of)?;
     Ok(list)
 }
 
@@ -173,11 +168,11 @@ pub fn stress(extent: Extent, seed: u64) -> Result<Summary, Failure> {
     drop(field);
     mm::audit()?;
     let held = mm::pages_held();
-    if held == held_before {
-        Ok(summary)
-    } else {
-        Err(format!("{held_before} pages were held before, {held} are now").into())
-    }
+    ensure!(
+        held == held_before,
+        "{held_before} pages were held before, {held} are now"
+    );
+    Ok(summary)
 }
 
 impl Field {
@@ -187,8 +182,8 @@ impl Field {
         for cpu in 0..super::nr_possible() as u64 {
             inboxes.push(IrqSpinLock::new(list(INBOX_MAX)?));
             workers.push(IrqSpinLock::new(Worker {
-                // Never 0, and far from the neighbour's.
-                random: (seed ^ (cpu + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1,
+                // Far from the neighbour's.
+                random: Random::new(seed ^ (cpu + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
                 blocks: list(BLOCKS_MAX)?,
                 objects: list(OBJECTS_MAX)?,
             }));
@@ -293,15 +288,8 @@ impl Field {
 }
 
 impl Worker {
-    fn below(&mut self, end: usize) -> usize {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        usize::try_from(self.random >> 11).unwrap_or(0) % end
-    }
-
     fn step(&mut self, field: &Field, cpu: u32, mark: u64) -> Outcome {
-        match self.below(20) {
+        match self.random.below(20) {
             0..=4 if self.blocks.len() < BLOCKS_MAX => {
                 let (order, gfp) = (self.order(), self.gfp());
                 if let Some(block) = field.alloc_block(order, gfp, mark)? {
@@ -309,13 +297,13 @@ impl Worker {
                 }
             }
             5..=8 if !self.blocks.is_empty() => {
-                let at = self.below(self.blocks.len());
+                let at = self.random.below(self.blocks.len());
                 let (block, mark) = self.blocks.swap_remove(at);
                 field.free_block(block, mark)?;
             }
             9..=10 if self.objects.len() < OBJECTS_MAX => self.alloc_object(field, mark)?,
             11..=12 if !self.objects.is_empty() => {
-                let at = self.below(self.objects.len());
+                let at = self.random.below(self.objects.len());
                 let (object, mark) = self.objects.swap_remove(at);
                 free_object(object, mark)?;
             }
@@ -327,26 +315,26 @@ impl Worker {
             }
             17 => self.bulk(field, mark)?,
             // These wait for all CPUs, or for another one: where there are more than real ones, that takes a while.
-            18 if self.below(4 * nr_online()) == 0 => self.area(mark)?,
-            19 if self.below(2 * nr_online()) == 0 => self.in_interrupt(field),
+            18 if self.random.below(4 * nr_online()) == 0 => self.area(mark)?,
+            19 if self.random.below(2 * nr_online()) == 0 => self.in_interrupt(field),
             _ => field.hot_pair(mark)?,
         }
         Ok(())
     }
 
     fn order(&mut self) -> Order {
-        let order = match self.below(64) {
+        let order = match self.random.below(64) {
             0 => 9,
             1 => 10,
-            2..=5 => 4 + self.below(4),
-            6..=20 => 1 + self.below(3),
+            2..=5 => 4 + self.random.below(4),
+            6..=20 => 1 + self.random.below(3),
             _ => 0,
         };
         Order::for_pages(1 << order).unwrap_or(MAX_ORDER)
     }
 
     fn gfp(&mut self) -> Gfp {
-        let kind = match self.below(8) {
+        let kind = match self.random.below(8) {
             0 => Gfp::ATOMIC,
             1 => Gfp::HIGHUSER_MOVABLE,
             2 => Gfp::KERNEL | Gfp::RECLAIMABLE,
@@ -359,10 +347,10 @@ impl Worker {
     }
 
     fn alloc_object(&mut self, field: &Field, mark: u64) -> Outcome {
-        let size_bytes = match self.below(16) {
-            0 => 1 + self.below(OBJECT_BYTES_MAX),
-            1..=3 => 1 + self.below(2048),
-            _ => 1 + self.below(256),
+        let size_bytes = match self.random.below(16) {
+            0 => 1 + self.random.below(OBJECT_BYTES_MAX),
+            1..=3 => 1 + self.random.below(2048),
+            _ => 1 + self.random.below(256),
         };
         let gfp = self.gfp() - (Gfp::DMA32 | Gfp::MOVABLE_PAGE | Gfp::HIGHMEM);
         let Ok(start) = manager().slub().kmalloc(size_bytes, gfp) else {
@@ -372,9 +360,10 @@ impl Worker {
         field.summary.objects.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the object is ours, and this long.
         let first = unsafe { slice::from_raw_parts(start.as_ptr(), size_bytes) };
-        if gfp.contains(Gfp::ZERO) && first.iter().any(|&byte| byte != 0) {
-            return Err(format!("{size_bytes} zeroed bytes at {start:p} are not zero").into());
-        }
+        ensure!(
+            !gfp.contains(Gfp::ZERO) || first.iter().all(|&byte| byte == 0),
+            "{size_bytes} zeroed bytes at {start:p} are not zero"
+        );
         let mut object = Object { start, size_bytes };
         object.bytes().fill(byte_of(mark));
         self.objects.push((object, mark));
@@ -383,8 +372,8 @@ impl Worker {
 
     /// Gives something to another CPU, if that one has room.
     fn hand_over(&mut self, field: &Field) {
-        let to = self.below(field.inboxes.len());
-        let block = self.below(2) == 0;
+        let to = self.random.below(field.inboxes.len());
+        let block = self.random.below(2) == 0;
         let mut inbox = field.inboxes[to].lock();
         if inbox.len() == INBOX_MAX {
             return;
@@ -406,7 +395,7 @@ impl Worker {
 
     /// Many pages at once.
     fn bulk(&mut self, field: &Field, mark: u64) -> Outcome {
-        let most = 1 + self.below(BULK);
+        let most = 1 + self.random.below(BULK);
         let mut pages = [const { None }; BULK];
         let count =
             manager()
@@ -430,7 +419,7 @@ impl Worker {
 
     /// Kernel virtual memory: its end has every CPU flush its TLB.
     fn area(&mut self, mark: u64) -> Outcome {
-        let nr_pages = 1 + self.below(AREA_PAGES_MAX);
+        let nr_pages = 1 + self.random.below(AREA_PAGES_MAX);
         let vmalloc = manager().vmalloc();
         let Ok(start) = vmalloc.vmalloc(nr_pages * PAGE_SIZE, Gfp::KERNEL | Gfp::NOWARN) else {
             return Ok(());
@@ -449,17 +438,17 @@ impl Worker {
             found == mark ^ nr as u64
         });
         // SAFETY: nobody uses it any more.
-        unsafe { vmalloc.vfree(start) }.map_err(failure)?;
-        if intact {
-            Ok(())
-        } else {
-            Err(format!("an area at {start} does not hold what was written there").into())
-        }
+        unsafe { vmalloc.vfree(start) }.map_err(Failure::of)?;
+        ensure!(
+            intact,
+            "an area at {start} does not hold what was written there"
+        );
+        Ok(())
     }
 
     /// Allocates in an interrupt of some CPU, whatever that one is doing.
     fn in_interrupt(&mut self, field: &Field) {
-        let to = each(super::ONLINE.load(Ordering::Relaxed)).nth(self.below(nr_online()));
+        let to = each(super::ONLINE.load(Ordering::Relaxed)).nth(self.random.below(nr_online()));
         let (order, gfp) = (self.order(), Gfp::ATOMIC | Gfp::NOWARN);
         let take_and_give = || {
             if let Ok(block) = manager().pages().alloc(PageReq::new(order, gfp)) {
@@ -497,11 +486,11 @@ fn free_object(mut object: Object, mark: u64) -> Outcome {
     let Object { start, size_bytes } = object;
     // SAFETY: it came from `kmalloc`, and is not used again.
     unsafe { manager().slub().kfree(start) };
-    if intact {
-        Ok(())
-    } else {
-        Err(format!("an object of {size_bytes} bytes at {start:p} was overwritten").into())
-    }
+    ensure!(
+        intact,
+        "an object of {size_bytes} bytes at {start:p} was overwritten"
+    );
+    Ok(())
 }
 
 /// A byte that tells marks apart, mostly.
@@ -530,9 +519,7 @@ fn check_marks(block: &mut PageBlock, mark: u64) -> Outcome {
             let page = page.bytes();
             page[..8] == bytes && page[PAGE_SIZE - 8..] == bytes
         });
-        if !intact {
-            return Err(format!("page {nr} of {:?} was overwritten", block.range()).into());
-        }
+        ensure!(intact, "page {nr} of {:?} was overwritten", block.range());
     }
     Ok(())
 }
@@ -541,9 +528,7 @@ fn check_zero(block: &mut PageBlock) -> Outcome {
     for nr in 0..block.order().nr_pages() {
         let is_zero =
             phys().with_page(block, nr, |page| page.bytes().iter().all(|&byte| byte == 0));
-        if !is_zero {
-            return Err(format!("page {nr} of {:?} is not zero", block.range()).into());
-        }
+        ensure!(is_zero, "page {nr} of {:?} is not zero", block.range());
     }
     Ok(())
 }

@@ -4,7 +4,6 @@
     reason = "reads system registers, changes page-table entries behind everybody's back"
 )]
 
-use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -95,10 +94,6 @@ pub const TESTS: &[Test] = &[
     },
 ];
 
-fn failure(error: impl ToString) -> Failure {
-    Failure::from(error.to_string())
-}
-
 /// What each CPU that is up says, by number.
 fn ask_all<R: Send>(question: impl Fn() -> R + Sync) -> Result<Vec<(u32, R)>, Failure> {
     let answers = IrqSpinLock::new(Vec::with_capacity(MAX_CPUS));
@@ -134,7 +129,7 @@ fn every_cpu_answers() -> Outcome {
         );
     }
     for cpu in 0..nr_possible() {
-        let cpu = u32::try_from(cpu).map_err(failure)?;
+        let cpu = u32::try_from(cpu).map_err(Failure::of)?;
         let says = run_on(cpu, percpu::cpu);
         let is_up = cpu == 0 || others() & (1 << cpu) != 0;
         ensure!(says == is_up.then_some(cpu), "CPU {cpu} says {says:?}");
@@ -363,13 +358,15 @@ fn a_cpu_reads_what_it_remembers_until_it_is_told() -> Outcome {
     const NEW: u64 = 0x5a5a_0002;
     const TRIES: u32 = 16;
     let vmalloc = manager().vmalloc();
-    let addr = vmalloc.vmalloc(PAGE_SIZE, Gfp::KERNEL).map_err(failure)?;
+    let addr = vmalloc
+        .vmalloc(PAGE_SIZE, Gfp::KERNEL)
+        .map_err(Failure::of)?;
     // SAFETY: the page is ours.
     unsafe { core::ptr::with_exposed_provenance_mut::<u64>(addr.as_usize()).write_volatile(OLD) };
     let mut other = manager()
         .page_alloc()
         .alloc_pages_nowait(Gfp::KERNEL, Order::ZERO)
-        .map_err(failure)?;
+        .map_err(Failure::of)?;
     phys().with_page(&mut other, 0, |mut page| {
         page.bytes_mut()[..8].copy_from_slice(&NEW.to_le_bytes());
     });
@@ -406,7 +403,7 @@ fn a_cpu_reads_what_it_remembers_until_it_is_told() -> Outcome {
     }
     manager().page_alloc().free_pages(other);
     // SAFETY: nobody uses the area any more.
-    unsafe { vmalloc.vfree(addr) }.map_err(failure)?;
+    unsafe { vmalloc.vfree(addr) }.map_err(Failure::of)?;
     ensure!(wrong.is_none(), "{wrong:x?}");
     ensure!(
         nr_stale > 0 || nr_online() == 1,
@@ -418,16 +415,16 @@ fn a_cpu_reads_what_it_remembers_until_it_is_told() -> Outcome {
 /// What is unmapped from a program is gone on the CPUs that have its tables, and only those were asked.
 fn user_memory_is_flushed_where_it_is_loaded() -> Outcome {
     let mut space: AddressSpace<KernelHost, NoFile> =
-        AddressSpace::new(manager()).map_err(failure)?;
+        AddressSpace::new(manager()).map_err(Failure::of)?;
     let at = space
         .mmap(MmapReq::anonymous(
             2 * PAGE_SIZE as u64,
             Prot::READ | Prot::WRITE,
         ))
-        .map_err(failure)?;
+        .map_err(Failure::of)?;
     space
         .fault(at, FaultCause::USER | FaultCause::WRITE)
-        .map_err(failure)?;
+        .map_err(Failure::of)?;
     let cpus: Vec<u32> = each(others()).collect();
     let flushes = || {
         let count = |&cpu: &u32| mailbox(cpu).nr_flushes.load(Ordering::Relaxed);
@@ -445,7 +442,7 @@ fn user_memory_is_flushed_where_it_is_loaded() -> Outcome {
         ensure!(seen == Some(Ok(0)), "CPU {cpu} ({index}) sees {seen:x?}");
     }
     let before = flushes();
-    space.munmap(at, PAGE_SIZE as u64).map_err(failure)?;
+    space.munmap(at, PAGE_SIZE as u64).map_err(Failure::of)?;
     let after = flushes();
     let seen: Vec<_> = cpus
         .iter()
@@ -501,7 +498,7 @@ fn a_cpu_that_is_not_there_is_left_out() -> Outcome {
     let Some(nobody) = acpi::platform().and_then(free_id) else {
         return Ok(());
     };
-    let cpu = u32::try_from(nr_possible()).map_err(failure)?;
+    let cpu = u32::try_from(nr_possible()).map_err(Failure::of)?;
     if apic::local().is_none() || cpu as usize >= MAX_CPUS {
         return Ok(());
     }
@@ -523,7 +520,7 @@ fn nothing_is_left_in_the_first_megabyte() -> Outcome {
         Trampoline::is_clear(),
         "the trampoline was not cleared away"
     );
-    mm::prove_tables().map(drop).map_err(failure)
+    mm::prove_tables().map(drop).map_err(Failure::of)
 }
 
 fn stress_leaves_a_clean_audit() -> Outcome {
