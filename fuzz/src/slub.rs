@@ -5,14 +5,14 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use kmm_frame::Gfp;
-use kmm_sim::{Config, FailRandom, FreeListSource, Machine, SimLock, SimPhys};
-use kmm_slub::{CacheFlags, CacheSlot, KmemCache, Slub, SlubConfig};
+use kmm_sim::{Config, FailRandom, FreeListSource, Machine, SimCpus, SimLock, SimPhys};
+use kmm_slub::{CacheArgs, CacheSlot, CpuSlot, KmemCache, Slub, SlubConfig, SlubStorage};
 
 use crate::Tape;
 
-const NR_SLOTS: usize = 64;
+const NR_SLOTS: usize = 128;
 
-type FuzzSlub = Slub<&'static FailRandom<FreeListSource>, SimPhys, SimLock>;
+type FuzzSlub = Slub<&'static FailRandom<FreeListSource>, SimPhys, SimLock, SimCpus>;
 
 struct World {
     slub: &'static FuzzSlub,
@@ -27,7 +27,10 @@ thread_local! {
         let source: &'static _ = Box::leak(Box::new(FailRandom::new(FreeListSource::new(machine), 1, 0)));
         let slots: Vec<CacheSlot<SimLock>> = (0..NR_SLOTS).map(|_| CacheSlot::new()).collect();
         let config = SlubConfig::new(|_| NR_BUGS.set(NR_BUGS.get() + 1));
-        let slub = Slub::new(source, *machine.phys(), machine.mem_map(), slots.leak(), config);
+        let cpus: Vec<CpuSlot<SimLock>> = vec![CpuSlot::new()];
+        let storage = SlubStorage { caches: slots.leak(), cpus: cpus.leak() };
+        let (phys, map) = (*machine.phys(), machine.mem_map());
+        let slub = Slub::new(source, phys, map, *machine.cpus(), storage, config);
         World {
             slub: Box::leak(Box::new(slub.expect("enough slots"))),
             source,
@@ -53,7 +56,7 @@ impl World {
         let align = 1 << tape.below(9);
         let cache = self
             .slub
-            .cache_create("fuzz", cache_size, align, CacheFlags::empty(), None);
+            .cache_create(&CacheArgs::new("fuzz", cache_size).align(align));
         let cache = cache.expect("a slot");
         let mut live: BTreeMap<usize, Live> = BTreeMap::new();
         let mut fill = 0_u8;
@@ -113,8 +116,10 @@ impl World {
         for (_, object) in live {
             self.free(object);
         }
-        self.slub.cache_destroy(cache).expect("it is empty");
-        self.slub.shrink_all();
+        // SAFETY: nobody else knows the cache.
+        unsafe { self.slub.cache_destroy(cache) }.expect("it is empty");
+        // SAFETY: there is no other CPU.
+        unsafe { self.slub.drain_all() };
         assert_eq!(self.slub.validate(), Ok(()));
         self.source.inner().assert_nothing_outstanding();
         assert_eq!(NR_BUGS.get(), 0);

@@ -14,7 +14,7 @@ use kmm_benches::objects;
 use kmm_buddy::{Buddy, FreeBits, Pageblock, Pageblocks};
 use kmm_frame::{Gfp, MigrateType, Order, PAGE_SIZE};
 use kmm_host::{PageBlock, PageReq, PageSource};
-use kmm_slub::CacheFlags;
+use kmm_slub::CacheArgs;
 
 const HELP: &str = "\
 count --figure NAME [--ops N] [--size BYTES]
@@ -288,7 +288,7 @@ fn global_pairs_of<const SIZE: usize>(heap: &objects::Kmm, ops: usize) {
 fn cache_pairs(heap: &objects::Kmm, size: usize, ops: usize) {
     let slub = heap.slub();
     let cache = slub
-        .cache_create("measured", size, 8, CacheFlags::empty(), None)
+        .cache_create(&CacheArgs::new("measured", size))
         .expect("a free slot");
     let take = || slub.alloc(cache, Gfp::KERNEL).expect("memory");
     take();

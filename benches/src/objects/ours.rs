@@ -1,24 +1,26 @@
-//! Ours: `SlubAlloc` as a `GlobalAlloc`, over the zones of one node.
+//! Ours: `KmemAlloc` as a `GlobalAlloc`, over the zones of one node.
 #![expect(unsafe_code, reason = "GlobalAlloc is an unsafe trait")]
 
 use std::alloc::{GlobalAlloc, Layout};
 
 use kmm_frame::PAGE_SIZE;
 use kmm_host::DirectMap;
-use kmm_slub::{CacheSlot, NR_KMALLOC_CACHES, NoEarlyHeap, Slub, SlubAlloc, SlubConfig};
+use kmm_slub::{
+    CacheSlot, CpuSlot, KmemAlloc, NR_KMALLOC_CACHES, NoEarlyHeap, Slub, SlubConfig, SlubStorage,
+};
 
 use super::{ARENA_BYTES, Heap};
-use crate::cpu::NR_CPUS;
+use crate::cpu::{NR_CPUS, ThreadCpus};
 use crate::node::{Lock, Node, NodeZones};
 use crate::region::{Pages, Region};
 
 /// Slub as measured.
-pub type NodeSlub = Slub<&'static NodeZones, DirectMap, Lock>;
+pub type NodeSlub = Slub<&'static NodeZones, DirectMap, Lock, ThreadCpus>;
 
 /// The heap of a node of 256 MiB.
 #[derive(Debug)]
 pub struct Kmm {
-    global: SlubAlloc<&'static NodeZones, DirectMap, Lock>,
+    global: KmemAlloc<NodeSlub>,
     _ram: Region,
 }
 
@@ -54,12 +56,12 @@ impl Kmm {
     /// Never: it is set from the start.
     #[must_use]
     pub fn slub(&self) -> &'static NodeSlub {
-        self.global.slub().expect("set at the start")
+        self.global.kmem().expect("set at the start")
     }
 
     /// The allocator as a `GlobalAlloc`.
     #[must_use]
-    pub const fn global(&self) -> &SlubAlloc<&'static NodeZones, DirectMap, Lock> {
+    pub const fn global(&self) -> &KmemAlloc<NodeSlub> {
         &self.global
     }
 
@@ -67,20 +69,16 @@ impl Kmm {
         let slots: Vec<CacheSlot<Lock>> = (0..NR_KMALLOC_CACHES + 1)
             .map(|_| CacheSlot::new())
             .collect();
-        let config = SlubConfig {
-            nr_cpus: NR_CPUS,
-            ..SlubConfig::new(|bug| panic!("{bug}"))
+        let cpus: Vec<CpuSlot<Lock>> = (0..NR_CPUS).map(|_| CpuSlot::new()).collect();
+        let storage = SlubStorage {
+            caches: slots.leak(),
+            cpus: cpus.leak(),
         };
-        let zones = machine.node.zones();
-        let slub = Slub::new(
-            zones,
-            machine.node.phys(),
-            zones.map(),
-            slots.leak(),
-            config,
-        )
-        .expect("enough slots");
-        let global = SlubAlloc::new(NoEarlyHeap);
+        let config = SlubConfig::new(|bug| panic!("{bug}"));
+        let (zones, phys) = (machine.node.zones(), machine.node.phys());
+        let slub = Slub::new(zones, phys, zones.map(), ThreadCpus, storage, config);
+        let slub = slub.expect("enough slots");
+        let global = KmemAlloc::new(NoEarlyHeap);
         assert!(global.set(Box::leak(Box::new(slub))), "set twice");
         Self {
             global,

@@ -99,6 +99,13 @@ impl Page {
         self.private.store(value, Ordering::Relaxed);
     }
 
+    /// The owner's word itself, for owners who share it among CPUs.
+    #[must_use]
+    #[inline]
+    pub const fn private_word(&self) -> &AtomicU64 {
+        &self.private
+    }
+
     /// Adds to the owner's word, wrapping; the value before.
     #[inline]
     pub fn add_private(&self, delta: i64) -> u64 {

@@ -105,8 +105,11 @@ pub unsafe trait Cpus {
     }
 }
 
-/// How many words each CPU has for its manager: two for each kind of zone, and some more.
+/// How many words each CPU has for its manager: two for each kind of zone, some more, and from [`LOCAL_WORD_OBJECTS`] on the
+/// object allocator's.
 pub const LOCAL_WORDS: usize = 16;
+/// The first word of the object allocator: the way to this CPU's stock of objects by cache.
+pub const LOCAL_WORD_OBJECTS: usize = 14;
 
 // SAFETY: every call goes to the CPUs behind the reference.
 unsafe impl<C: Cpus + ?Sized> Cpus for &C {

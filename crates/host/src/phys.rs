@@ -79,6 +79,12 @@ pub unsafe trait PhysMap {
         ZoneType::Normal
     };
 
+    /// Where a linear permanent map shows frame 0, or would: every frame that [`PhysMap::direct`] shows is at this address
+    /// plus its number of bytes, and [`PhysMap::virt_to_pfn`] is the way back. `None` when it is not as simple.
+    fn linear_base(&self) -> Option<usize> {
+        None
+    }
+
     /// Where the permanent map shows `pfn`; `None` for frames outside it.
     fn direct(&self, pfn: Pfn) -> Option<NonNull<u8>>;
 
@@ -122,6 +128,10 @@ pub unsafe trait PhysMap {
 // SAFETY: every call goes to the map behind the reference.
 unsafe impl<P: PhysMap + ?Sized> PhysMap for &P {
     const HIGHMEM: bool = P::HIGHMEM;
+
+    fn linear_base(&self) -> Option<usize> {
+        (**self).linear_base()
+    }
 
     fn direct(&self, pfn: Pfn) -> Option<NonNull<u8>> {
         (**self).direct(pfn)
@@ -183,6 +193,10 @@ impl DirectMap {
 // SAFETY: pointers are `page_offset + phys`, which reaches the frame by the contract of `new`.
 unsafe impl PhysMap for DirectMap {
     const HIGHMEM: bool = false;
+
+    fn linear_base(&self) -> Option<usize> {
+        Some(self.page_offset.as_usize())
+    }
 
     fn direct(&self, pfn: Pfn) -> Option<NonNull<u8>> {
         if pfn >= self.end {

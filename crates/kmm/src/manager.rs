@@ -10,7 +10,7 @@ use kmm_frame::memblock::Accounting as BootAccounting;
 use kmm_frame::{MemMap, PAGE_SIZE, Pfn, PfnRange, Topology, VmEvent};
 use kmm_host::{Cpus, Host, PhysMap};
 use kmm_pagetable_walker::{KernelHalf, Levels, Mapper, Root, TableCounter};
-use kmm_slub::{CacheSlot, Slub, SlubBug, SlubConfig};
+use kmm_slub::{CacheSlot, CpuSlot, Slub, SlubBug, SlubConfig, SlubStorage};
 use kmm_vmalloc::{Vmalloc, VmallocConfig};
 use kmm_zone::{
     BadPage, CpuCounts, FirstPcps, FreeBits, NodeLayouts, Pageblock, Pcp, WATERMARK_SCALE_FACTOR,
@@ -27,7 +27,12 @@ type IsRam = dyn Fn(PfnRange) -> bool + Sync;
 pub type Pages<H> =
     Zones<<H as Host>::Lock, &'static <H as Host>::Cpus, &'static <H as Host>::Phys>;
 /// The object allocator of a host.
-pub type Objects<H> = Slub<&'static PageAlloc<H>, &'static <H as Host>::Phys, <H as Host>::Lock>;
+pub type Objects<H> = Slub<
+    &'static PageAlloc<H>,
+    &'static <H as Host>::Phys,
+    <H as Host>::Lock,
+    &'static <H as Host>::Cpus,
+>;
 /// The kernel's virtual memory of a host.
 pub type KernelVm<H> =
     Vmalloc<'static, <H as Host>::Ptes, PageAlloc<H>, &'static <H as Host>::Tlb, <H as Host>::Lock>;
@@ -132,13 +137,16 @@ impl<H: Host> Manager<H> {
             .with_bad_page_hook(hooks.on_bad_page);
         let zones: &'static Pages<H> = early.place(zones)?;
         let alloc: &'static PageAlloc<H> = early.place(PageAlloc::new(host, zones, hooks.alloc))?;
-        let slots = early.place_slice(NR_CACHES, CacheSlot::<H::Lock>::new)?;
-        let config = SlubConfig {
-            nr_cpus,
-            on_bug: hooks.on_slub_bug,
+        let storage = SlubStorage {
+            caches: early.place_slice(NR_CACHES, CacheSlot::<H::Lock>::new)?,
+            cpus: early.place_slice(nr_cpus, CpuSlot::<H::Lock>::new)?,
         };
-        let slub =
-            Slub::new(alloc, host.phys(), map, slots, config).map_err(|_| BuildError::Slub)?;
+        let config = SlubConfig {
+            topology: Some(topology),
+            ..SlubConfig::new(hooks.on_slub_bug)
+        };
+        let slub = Slub::new(alloc, host.phys(), map, host.cpus(), storage, config)
+            .map_err(|_| BuildError::Slub)?;
         let slub: &'static Objects<H> = early.place(slub)?;
         let place = early.reserve_place::<Self>()?;
         let memory = early.memory();

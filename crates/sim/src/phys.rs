@@ -31,6 +31,10 @@ impl<const HIGHMEM: bool> SimPhys<HIGHMEM> {
 unsafe impl<const HIGHMEM: bool> PhysMap for SimPhys<HIGHMEM> {
     const HIGHMEM: bool = HIGHMEM;
 
+    fn linear_base(&self) -> Option<usize> {
+        (!HIGHMEM).then(|| self.machine.ram.base())
+    }
+
     fn direct(&self, pfn: Pfn) -> Option<NonNull<u8>> {
         self.machine.ram.frame(pfn).filter(|_| self.is_mapped(pfn))
     }

@@ -40,6 +40,10 @@ impl Ram {
         Self { base, end, ranges }
     }
 
+    pub(crate) fn base(&self) -> usize {
+        self.base.addr().get()
+    }
+
     pub(crate) const fn end(&self) -> Pfn {
         self.end
     }

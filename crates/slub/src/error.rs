@@ -22,6 +22,8 @@ pub enum SlubError {
     NoSuchCache,
     /// This many objects of the cache are still in use.
     Busy(usize),
+    /// The page source handed out a frame that cannot be used; it was reported and given back.
+    ForeignFrame,
 }
 
 impl fmt::Display for SlubError {
@@ -33,6 +35,7 @@ impl fmt::Display for SlubError {
             Self::Constructed => f.write_str("constructed objects cannot be zeroed"),
             Self::NoSlot => f.write_str("no free cache slot"),
             Self::NoSuchCache => f.write_str("no such cache"),
+            Self::ForeignFrame => f.write_str("page source handed out a frame that cannot be used"),
             Self::Busy(objects) => write!(f, "{objects} objects still in use"),
         }
     }

@@ -7,11 +7,8 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use kmm_frame::Gfp;
-use kmm_host::{PageSource, PhysMap};
-use lock_api::RawMutex;
 
-use crate::Slub;
-use crate::kmalloc::KMALLOC_MIN_SIZE;
+use crate::Kmem;
 
 /// How the heap asks for pages: it cannot know whether its caller may wait, and to fail is usually the end.
 const HEAP_GFP: Gfp = Gfp::ATOMIC;
@@ -52,28 +49,28 @@ unsafe impl EarlyHeap for NoEarlyHeap {
     }
 }
 
-/// A global allocator that is empty at compile time, serves from an early heap, and from a [`Slub`] once one is set.
+/// A global allocator that is empty at compile time, serves from an early heap, and from a [`Kmem`] once one is set.
 ///
-/// What came from the early heap goes back to it whenever it is freed; when it grows, it moves to slub.
-pub struct SlubAlloc<A: 'static, P: 'static, L: RawMutex + 'static, E = NoEarlyHeap> {
-    slub: AtomicPtr<Slub<A, P, L>>,
+/// What came from the early heap goes back to it whenever it is freed; when it grows, it moves.
+pub struct KmemAlloc<S: 'static, E = NoEarlyHeap> {
+    kmem: AtomicPtr<S>,
     early: E,
 }
 
-impl<A, P, L: RawMutex, E> fmt::Debug for SlubAlloc<A, P, L, E> {
+impl<S, E> fmt::Debug for KmemAlloc<S, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SlubAlloc")
-            .field("slub", &self.slub)
+        f.debug_struct("KmemAlloc")
+            .field("kmem", &self.kmem)
             .finish_non_exhaustive()
     }
 }
 
-impl<A, P, L: RawMutex, E> SlubAlloc<A, P, L, E> {
-    /// A heap for a `static`, with what serves it until [`SlubAlloc::set`].
+impl<S, E> KmemAlloc<S, E> {
+    /// A heap for a `static`, with what serves it until [`KmemAlloc::set`].
     #[must_use]
     pub const fn new(early: E) -> Self {
         Self {
-            slub: AtomicPtr::new(core::ptr::null_mut()),
+            kmem: AtomicPtr::new(core::ptr::null_mut()),
             early,
         }
     }
@@ -84,20 +81,14 @@ impl<A, P, L: RawMutex, E> SlubAlloc<A, P, L, E> {
     }
 }
 
-impl<A, P, L, E> SlubAlloc<A, P, L, E>
-where
-    A: PageSource + Sync,
-    P: PhysMap + Sync,
-    L: RawMutex + Send + Sync,
-    E: EarlyHeap,
-{
-    /// From now on, serves from `slub`. Only the first call counts; whether this was it.
-    pub fn set(&self, slub: &'static Slub<A, P, L>) -> bool {
-        let slub = core::ptr::from_ref(slub).cast_mut();
-        self.slub
+impl<S: Kmem + Sync, E: EarlyHeap> KmemAlloc<S, E> {
+    /// From now on, serves from `kmem`. Only the first call counts; whether this was it.
+    pub fn set(&self, kmem: &'static S) -> bool {
+        let kmem = core::ptr::from_ref(kmem).cast_mut();
+        self.kmem
             .compare_exchange(
                 core::ptr::null_mut(),
-                slub,
+                kmem,
                 Ordering::Release,
                 Ordering::Relaxed,
             )
@@ -105,41 +96,39 @@ where
     }
 
     /// The allocator behind the heap, once set.
-    pub fn slub(&self) -> Option<&'static Slub<A, P, L>> {
+    #[inline(always)]
+    pub fn kmem(&self) -> Option<&'static S> {
         // SAFETY: null or a `&'static` of `set`.
-        unsafe { self.slub.load(Ordering::Acquire).as_ref() }
+        unsafe { self.kmem.load(Ordering::Acquire).as_ref() }
     }
 
+    #[inline]
     fn allocate(&self, layout: Layout, gfp: Gfp) -> *mut u8 {
-        match self.slub() {
-            Some(slub) => slub
+        match self.kmem() {
+            Some(kmem) => kmem
                 .kmalloc_aligned(layout.size(), layout.align(), gfp)
                 .map_or(core::ptr::null_mut(), NonNull::as_ptr),
             None => self.early.alloc(layout),
         }
     }
 
-    /// Whether slub may keep an allocation where it is: it fits, and half the room would not do.
-    fn stays(&self, ptr: NonNull<u8>, new_size: usize) -> bool {
-        match self.slub() {
-            Some(slub) if !self.early.owns(ptr.as_ptr()) => {
-                let room = slub.ksize(ptr);
-                new_size <= room && (new_size > room / 2 || room == KMALLOC_MIN_SIZE)
+    /// Whether an allocation may stay where it is: it would get as much room elsewhere.
+    fn stays(&self, ptr: NonNull<u8>, layout: Layout, new_layout: Layout) -> bool {
+        match self.kmem() {
+            Some(kmem) if !self.early.owns(ptr.as_ptr()) => {
+                let room =
+                    |layout: Layout| kmem.kmalloc_size_roundup(layout.size(), layout.align());
+                room(layout) == room(new_layout)
             }
             _ => false,
         }
     }
 }
 
-// SAFETY: slub hands out disjoint memory of the size and alignment asked for, until it is freed; so does the early heap,
+// SAFETY: a `Kmem` hands out disjoint memory of the size and alignment asked for, until it is freed; so does the early heap,
 // and `owns` tells the two apart.
-unsafe impl<A, P, L, E> GlobalAlloc for SlubAlloc<A, P, L, E>
-where
-    A: PageSource + Sync,
-    P: PhysMap + Sync,
-    L: RawMutex + Send + Sync,
-    E: EarlyHeap,
-{
+unsafe impl<S: Kmem + Sync, E: EarlyHeap> GlobalAlloc for KmemAlloc<S, E> {
+    #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.allocate(layout, HEAP_GFP)
     }
@@ -153,14 +142,16 @@ where
         ptr
     }
 
+    #[inline]
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         if self.early.owns(ptr) {
             // SAFETY: what lies in the early heap's memory came from it; the rest is the caller's obligation.
             return unsafe { self.early.dealloc(ptr, layout) };
         }
-        if let (Some(slub), Some(ptr)) = (self.slub(), NonNull::new(ptr)) {
-            // SAFETY: the caller's obligation: it came from `alloc`, not from the early heap, and nobody uses it.
-            unsafe { slub.kfree(ptr) };
+        if let (Some(kmem), Some(ptr)) = (self.kmem(), NonNull::new(ptr)) {
+            // SAFETY: the caller's obligation: it came from `alloc` with this layout, not from the early heap, and nobody uses
+            // it. `HEAP_GFP` has none of those flags.
+            unsafe { kmem.kfree_sized(ptr, layout) };
         }
     }
 
@@ -168,18 +159,21 @@ where
         let Some(old) = NonNull::new(ptr) else {
             return core::ptr::null_mut();
         };
-        if self.stays(old, new_size) {
-            return ptr;
-        }
         let Ok(new_layout) = Layout::from_size_align(new_size, layout.align()) else {
             return core::ptr::null_mut();
         };
-        let Some(new) = NonNull::new(self.allocate(new_layout, HEAP_GFP)) else {
-            return if new_size <= layout.size() {
-                ptr
-            } else {
-                core::ptr::null_mut()
-            };
+        if self.stays(old, layout, new_layout) {
+            return ptr;
+        }
+        // Who wants less is about to give back more than he takes.
+        let shrinks = new_size < layout.size();
+        let gfp = if shrinks {
+            HEAP_GFP | Gfp::MEMALLOC
+        } else {
+            HEAP_GFP
+        };
+        let Some(new) = NonNull::new(self.allocate(new_layout, gfp)) else {
+            return core::ptr::null_mut();
         };
         // SAFETY: both have that many bytes, and the new one is fresh.
         unsafe { new.copy_from_nonoverlapping(old, layout.size().min(new_size)) };

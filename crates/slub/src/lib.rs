@@ -1,20 +1,32 @@
 #![no_std]
 #![doc = include_str!("../README.md")]
 
+mod batch;
 mod cache;
+mod check;
+mod classes;
+mod config;
+mod depot;
 mod error;
+mod front;
 mod geometry;
 mod heap;
-mod kmalloc;
-mod list;
+mod kmem;
+mod node;
+mod nodes;
 mod slab;
-mod slub;
 mod stats;
 
-pub use cache::Ctor;
+pub use cache::{CacheSlot, Ctor, KmemCache};
+pub use classes::{KMALLOC_MAX_CACHE_SIZE, NR_KMALLOC_CACHES};
+pub use config::SlubConfig;
 pub use error::{SlubBug, SlubBugKind, SlubError};
-pub use geometry::CacheFlags;
-pub use heap::{EarlyHeap, NoEarlyHeap, SlubAlloc};
-pub use kmalloc::{KMALLOC_MAX_CACHE_SIZE, KMALLOC_MAX_SIZE, NR_KMALLOC_CACHES, ZERO_SIZE_PTR};
-pub use slub::{CacheSlot, KmemCache, Slub, SlubConfig};
-pub use stats::{Broken, CacheInfo, SlabPages, SlabUse};
+pub use front::{CpuSlot, MAX_CACHES, ObjectCaches, SlubStorage};
+pub use geometry::{CacheArgs, CacheFlags};
+pub use heap::{EarlyHeap, KmemAlloc, NoEarlyHeap};
+pub use kmem::{KMALLOC_MAX_SIZE, Kmem, ZERO_SIZE_PTR};
+pub use slab::{InObject, SlabKind};
+pub use stats::{Broken, CacheInfo, CacheStats, SlabPages, SlabUse};
+
+/// Linux's default: the free list in the free objects, all other state in one word of a descriptor.
+pub type Slub<A, P, L, C> = ObjectCaches<InObject, A, P, L, C>;

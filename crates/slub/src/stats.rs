@@ -39,6 +39,47 @@ pub struct CacheInfo {
     pub slabs_returned: u64,
 }
 
+/// How often a cache was used since it was created, and how it served. Linux: `enum stat_item`, mm/slub.c.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CacheStats {
+    /// Objects that came out of a CPU's array at once.
+    pub alloc_fastpath: u64,
+    /// Objects for which the array was filled first: by so many batches.
+    pub alloc_refill: u64,
+    /// Of those, batches that the depot had. Linux: `BARN_GET`.
+    pub alloc_from_depot: u64,
+    /// Objects that came past the arrays: while they were in use, of a checked cache, of another node.
+    pub alloc_slowpath: u64,
+    /// Slabs in use that objects were taken from.
+    pub alloc_from_partial: u64,
+    /// Slabs that came from the page source.
+    pub alloc_slab: u64,
+    /// Objects that went into a CPU's array at once.
+    pub free_fastpath: u64,
+    /// Objects for which a batch left the array first.
+    pub free_flush: u64,
+    /// Batches that went into the depot. Linux: `BARN_PUT`.
+    pub free_to_depot: u64,
+    /// Objects that went past the arrays.
+    pub free_slowpath: u64,
+    /// Slabs that went back to the page source.
+    pub free_slab: u64,
+}
+
+impl CacheStats {
+    /// Objects handed out.
+    #[must_use]
+    pub const fn allocs(&self) -> u64 {
+        self.alloc_fastpath + self.alloc_refill + self.alloc_slowpath
+    }
+
+    /// Objects taken back.
+    #[must_use]
+    pub const fn frees(&self) -> u64 {
+        self.free_fastpath + self.free_flush + self.free_slowpath
+    }
+}
+
 /// Pages that are in use for objects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SlabPages {
@@ -65,6 +106,8 @@ pub enum SlabUse {
     Slab(&'static str),
     /// One allocation larger than any slab object.
     Large,
+    /// A cache's lists of other nodes than the first.
+    Lists,
 }
 
 /// What an audit found.
@@ -79,6 +122,8 @@ pub enum Broken {
     Freelist(Pfn),
     /// The counts of the cache with this name do not fit its slabs.
     Counts(&'static str),
+    /// An object in stock of the cache with this name is none of it, or is not counted.
+    Stock(&'static str),
     /// The count of pages in large allocations does not fit the descriptors.
     Large,
 }
@@ -90,6 +135,7 @@ impl fmt::Display for Broken {
             Self::WrongList(pfn) => write!(f, "slab {pfn} is on the wrong list"),
             Self::Freelist(pfn) => write!(f, "free list of slab {pfn} is spoilt"),
             Self::Counts(name) => write!(f, "counts of {name} do not fit its slabs"),
+            Self::Stock(name) => write!(f, "stock of {name} is spoilt"),
             Self::Large => f.write_str("count of large allocations is wrong"),
         }
     }

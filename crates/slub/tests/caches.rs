@@ -14,10 +14,10 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::collections::BTreeSet;
 
-use common::{SimSlub, fill, holds, is_zero, rig};
+use common::{SimSlub, destroy, fill, holds, is_zero, rig};
 use kmm_frame::{Gfp, PAGE_SIZE};
 use kmm_sim::seeded;
-use kmm_slub::{CacheFlags, CacheInfo, KmemCache, NR_KMALLOC_CACHES, SlubError};
+use kmm_slub::{CacheArgs, CacheFlags, CacheInfo, KmemCache, NR_KMALLOC_CACHES, SlubError};
 
 fn info(slub: &SimSlub, name: &str) -> CacheInfo {
     slub.cache_infos().find(|info| info.name == name).unwrap()
@@ -45,7 +45,10 @@ fn objects_of_any_layout_lie_apart_and_aligned() {
             };
             let cache = rig
                 .slub
-                .cache_create("any", size, align, flags, ctor)
+                .cache_create(&CacheArgs {
+                    ctor,
+                    ..CacheArgs::new("any", size).align(align).flags(flags)
+                })
                 .unwrap();
             let mut objects = BTreeSet::new();
             for id in 0..20 {
@@ -63,7 +66,7 @@ fn objects_of_any_layout_lie_apart_and_aligned() {
                 assert!(holds(object, size, id));
                 free(rig.slub, cache, object);
             }
-            rig.slub.cache_destroy(cache).unwrap();
+            destroy(rig.slub, cache).unwrap();
         }
         rig.assert_clean();
     });
@@ -77,10 +80,10 @@ fn cache_lines_are_respected_when_asked_for() {
     for (size, align) in [(1, 8), (9, 16), (17, 32), (33, 64), (64, 64), (100, 64)] {
         let cache = rig
             .slub
-            .cache_create("line", size, 8, CacheFlags::HWCACHE_ALIGN, None)
+            .cache_create(&CacheArgs::new("line", size).flags(CacheFlags::HWCACHE_ALIGN))
             .unwrap();
         assert_eq!(info(rig.slub, "line").align, align, "{size} bytes");
-        rig.slub.cache_destroy(cache).unwrap();
+        destroy(rig.slub, cache).unwrap();
     }
 }
 
@@ -96,7 +99,7 @@ fn constructed_state_survives_being_free() {
     let rig = rig();
     let cache = rig
         .slub
-        .cache_create("built", 60, 8, CacheFlags::empty(), Some(construct))
+        .cache_create(&CacheArgs::new("built", 60).ctor(construct))
         .unwrap();
     assert_eq!(NR_CONSTRUCTED.load(Ordering::Relaxed), 0, "no slab yet");
     for _ in 0..5 {
@@ -115,7 +118,7 @@ fn constructed_state_survives_being_free() {
         rig.slub.alloc(cache, Gfp::KERNEL | Gfp::ZERO),
         Err(SlubError::Constructed)
     );
-    rig.slub.cache_destroy(cache).unwrap();
+    destroy(rig.slub, cache).unwrap();
     rig.assert_clean();
 }
 
@@ -124,7 +127,7 @@ fn zeroed_objects_are_zero_though_they_were_used() {
     let rig = rig();
     let cache = rig
         .slub
-        .cache_create("zeroed", 77, 1, CacheFlags::empty(), None)
+        .cache_create(&CacheArgs::new("zeroed", 77).align(1))
         .unwrap();
     for _ in 0..3 {
         let object = rig.slub.alloc(cache, Gfp::KERNEL | Gfp::ZERO).unwrap();
@@ -138,10 +141,7 @@ fn zeroed_objects_are_zero_though_they_were_used() {
 #[test]
 fn slabs_come_when_needed_and_go_when_empty() {
     let rig = rig();
-    let cache = rig
-        .slub
-        .cache_create("task", 512, 8, CacheFlags::empty(), None)
-        .unwrap();
+    let cache = rig.slub.cache_create(&CacheArgs::new("task", 512)).unwrap();
     let start = rig.outstanding();
     assert_eq!(
         info(rig.slub, "task").num_slabs,
@@ -171,7 +171,7 @@ fn slabs_come_when_needed_and_go_when_empty() {
     assert_eq!(rig.slub.shrink(cache), Ok(2));
     assert_eq!(info(rig.slub, "task").slabs_returned, 10);
     assert_eq!(rig.outstanding(), start);
-    rig.slub.cache_destroy(cache).unwrap();
+    destroy(rig.slub, cache).unwrap();
     rig.assert_clean();
 }
 
@@ -179,10 +179,7 @@ fn slabs_come_when_needed_and_go_when_empty() {
 #[test]
 fn partial_slabs_are_filled_before_others_are_touched() {
     let rig = rig();
-    let cache = rig
-        .slub
-        .cache_create("fill", 256, 8, CacheFlags::empty(), None)
-        .unwrap();
+    let cache = rig.slub.cache_create(&CacheArgs::new("fill", 256)).unwrap();
     let objects: Vec<_> = (0..160)
         .map(|_| rig.slub.alloc(cache, Gfp::KERNEL).unwrap())
         .collect();
@@ -205,10 +202,7 @@ fn partial_slabs_are_filled_before_others_are_touched() {
 #[test]
 fn empty_slabs_are_the_last_resort() {
     let rig = rig();
-    let cache = rig
-        .slub
-        .cache_create("last", 512, 8, CacheFlags::empty(), None)
-        .unwrap();
+    let cache = rig.slub.cache_create(&CacheArgs::new("last", 512)).unwrap();
     let objects: Vec<_> = (0..24)
         .map(|_| rig.slub.alloc(cache, Gfp::KERNEL).unwrap())
         .collect();
@@ -228,15 +222,15 @@ fn empty_slabs_are_the_last_resort() {
 #[test]
 fn a_slot_is_used_again_but_its_old_handle_is_not() {
     let rig = rig();
-    let make = || rig.slub.cache_create("x", 8, 8, CacheFlags::empty(), None);
+    let make = || rig.slub.cache_create(&CacheArgs::new("x", 8));
     let mut caches = Vec::new();
     while let Ok(cache) = make() {
         caches.push(cache);
     }
-    assert_eq!(caches.len(), 64 - NR_KMALLOC_CACHES);
+    assert_eq!(caches.len(), 128 - NR_KMALLOC_CACHES);
     assert_eq!(make(), Err(SlubError::NoSlot));
     let old = caches[7];
-    rig.slub.cache_destroy(old).unwrap();
+    destroy(rig.slub, old).unwrap();
     let new = make().unwrap();
     assert_ne!(old, new);
     assert_eq!(
@@ -254,7 +248,7 @@ fn layouts_that_make_no_sense_are_refused() {
     let rig = rig();
     let make = |size, align| {
         rig.slub
-            .cache_create("bad", size, align, CacheFlags::empty(), None)
+            .cache_create(&CacheArgs::new("bad", size).align(align))
             .unwrap_err()
     };
     assert_eq!(make(0, 8), SlubError::InvalidLayout);

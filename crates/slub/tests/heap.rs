@@ -10,6 +10,7 @@
 )]
 
 use core::alloc::{GlobalAlloc, Layout};
+use core::cell::Cell;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::alloc::System;
@@ -17,14 +18,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::thread;
 
 use kmm_frame::{Gfp, MemMap, Pfn, PfnRange, VirtAddr};
-use kmm_host::{AllocError, DirectMap, PageBlock, PageReq, PageSource, PhysMap};
-use kmm_slub::{CacheSlot, EarlyHeap, Slub, SlubAlloc, SlubConfig};
+use kmm_host::{
+    AllocError, CpuId, CpuPin, Cpus, DirectMap, PageBlock, PageReq, PageSource, PhysMap,
+};
+use kmm_slub::{CacheSlot, CpuSlot, EarlyHeap, KmemAlloc, Slub, SlubConfig, SlubStorage};
 
 const NR_FRAMES: usize = 8192;
 const REGION_BYTES: usize = NR_FRAMES * 4096;
 
 type Lock = spin::Mutex<()>;
-type Kernel = Slub<&'static Frames, DirectMap, Lock>;
+type Kernel = Slub<&'static Frames, DirectMap, Lock, Threads>;
 
 /// First fit over one flag for each frame. Itself without an allocation, as it is called from within one.
 struct Frames(spin::Mutex<[bool; NR_FRAMES]>);
@@ -55,6 +58,31 @@ unsafe impl PageSource for Frames {
     }
 }
 
+/// Each thread is a CPU: the harness's, the test's, and those that it starts.
+#[derive(Debug)]
+struct Threads;
+
+const NR_THREADS: usize = 16;
+
+// SAFETY: every thread has a number of its own.
+unsafe impl Cpus for Threads {
+    fn nr_cpus(&self) -> usize {
+        NR_THREADS
+    }
+
+    fn with_pin<R>(&self, f: impl FnOnce(CpuPin<'_>) -> R) -> R {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };
+        }
+        if NUMBER.get() == usize::MAX {
+            NUMBER.set(NEXT.fetch_add(1, Ordering::Relaxed));
+        }
+        assert!(NUMBER.get() < NR_THREADS, "more threads than CPUs");
+        f(unsafe { CpuPin::new(CpuId::new(NUMBER.get() as u32)) })
+    }
+}
+
 /// The host's heap, for whatever lies outside the region.
 struct Early {
     region: AtomicUsize,
@@ -79,12 +107,13 @@ unsafe impl EarlyHeap for Early {
 }
 
 #[global_allocator]
-static HEAP: SlubAlloc<&'static Frames, DirectMap, Lock, Early> = SlubAlloc::new(Early {
+static HEAP: KmemAlloc<Kernel, Early> = KmemAlloc::new(Early {
     region: AtomicUsize::new(0),
     nr_freed: AtomicUsize::new(0),
 });
 static FRAMES: Frames = Frames(spin::Mutex::new([false; NR_FRAMES]));
-static SLOTS: [CacheSlot<Lock>; 48] = [const { CacheSlot::new() }; 48];
+static CACHES: [CacheSlot<Lock>; 64] = [const { CacheSlot::new() }; 64];
+static CPUS: [CpuSlot<Lock>; NR_THREADS] = [const { CpuSlot::new() }; NR_THREADS];
 static SLUB: spin::Once<Kernel> = spin::Once::new();
 
 fn map() -> DirectMap {
@@ -103,7 +132,12 @@ fn init() -> &'static Kernel {
     let storage = unsafe { System.alloc(MemMap::layout(range).unwrap()) };
     let pages = unsafe { MemMap::new_in(range, NonNull::new(storage).unwrap()) };
     let config = SlubConfig::new(|bug| panic!("{bug}"));
-    let slub = SLUB.call_once(|| Slub::new(&FRAMES, map(), pages, &SLOTS, config).unwrap());
+    let storage = SlubStorage {
+        caches: &CACHES,
+        cpus: &CPUS,
+    };
+    let slub = Slub::new(&FRAMES, map(), pages, Threads, storage, config);
+    let slub = SLUB.call_once(|| slub.unwrap());
     assert!(HEAP.set(slub), "the first one");
     assert!(!HEAP.set(slub), "the second one");
     slub

@@ -12,10 +12,10 @@ mod common;
 
 use core::ptr::NonNull;
 
-use common::{Rig, bugs, fill, holds, kfree, rig};
+use common::{Rig, bugs, destroy, fill, holds, kfree, rig};
 use kmm_frame::{Gfp, PAGE_SIZE};
 use kmm_host::{PageReq, PageSource, PhysMap};
-use kmm_slub::{CacheFlags, SlubBugKind, SlubError};
+use kmm_slub::{CacheArgs, Kmem, SlubBugKind, SlubError};
 
 /// Frees `ptr`, expects the report, and that nothing else changed.
 #[track_caller]
@@ -146,11 +146,7 @@ fn an_untouched_object_can_be_freed() {
 #[test]
 fn the_wrong_cache_refuses() {
     let rig = rig();
-    let make = |name| {
-        rig.slub
-            .cache_create(name, 100, 8, CacheFlags::empty(), None)
-            .unwrap()
-    };
+    let make = |name| rig.slub.cache_create(&CacheArgs::new(name, 100)).unwrap();
     let (ours, theirs) = (make("ours"), make("theirs"));
     let object = rig.slub.alloc(ours, Gfp::KERNEL).unwrap();
     unsafe { rig.slub.free(theirs, object) };
@@ -162,7 +158,7 @@ fn the_wrong_cache_refuses() {
     kfree(rig.slub, large);
     // kfree finds the cache by itself.
     kfree(rig.slub, object);
-    rig.slub.cache_destroy(theirs).unwrap();
+    destroy(rig.slub, theirs).unwrap();
     let object = rig.slub.alloc(ours, Gfp::KERNEL).unwrap();
     unsafe { rig.slub.free(theirs, object) };
     assert_eq!(bugs(), [SlubBugKind::WrongCache], "of a cache that is gone");
@@ -244,19 +240,19 @@ fn destroying_a_cache_in_use_reports_the_leak() {
     let rig = rig();
     let cache = rig
         .slub
-        .cache_create("leaky", 200, 8, CacheFlags::empty(), None)
+        .cache_create(&CacheArgs::new("leaky", 200))
         .unwrap();
     let objects = [(); 3].map(|()| rig.slub.alloc(cache, Gfp::KERNEL).unwrap());
-    assert_eq!(rig.slub.cache_destroy(cache), Err(SlubError::Busy(3)));
+    assert_eq!(destroy(rig.slub, cache), Err(SlubError::Busy(3)));
     assert_eq!(bugs(), [SlubBugKind::Leaked(3)]);
     for object in objects {
         unsafe { rig.slub.free(cache, object) };
     }
-    assert_eq!(rig.slub.cache_destroy(cache), Ok(()));
+    assert_eq!(destroy(rig.slub, cache), Ok(()));
     assert_eq!(
         rig.slub.alloc(cache, Gfp::KERNEL),
         Err(SlubError::NoSuchCache)
     );
-    assert_eq!(rig.slub.cache_destroy(cache), Err(SlubError::NoSuchCache));
+    assert_eq!(destroy(rig.slub, cache), Err(SlubError::NoSuchCache));
     rig.assert_clean();
 }

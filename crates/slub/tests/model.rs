@@ -13,10 +13,10 @@ mod common;
 use core::ptr::NonNull;
 use std::collections::BTreeMap;
 
-use common::{Rig, bugs, fill, holds, is_zero, kfree, rig};
+use common::{Rig, bugs, config, fast_config, fill, holds, is_zero, kfree, rig, smp_rig};
 use kmm_frame::{Gfp, PAGE_SIZE};
 use kmm_sim::{Rng, seeded};
-use kmm_slub::{KMALLOC_MAX_SIZE, ZERO_SIZE_PTR};
+use kmm_slub::{KMALLOC_MAX_SIZE, Kmem, SlubConfig, ZERO_SIZE_PTR};
 
 /// What is live, by address: how much was asked for, how much there is, what it holds.
 #[derive(Default)]
@@ -131,27 +131,27 @@ fn step(rig: &Rig, oracle: &mut Oracle, rng: &mut Rng, id: u64) -> Option<()> {
     Some(())
 }
 
-fn run(seed: u64, nr_ops: u64, per_mille: u64) {
+/// Random requests on random CPUs.
+fn run(seed: u64, nr_ops: u64, per_mille: u64, nr_cpus: usize, config: SlubConfig) {
     seeded(seed, |rng| {
-        let rig = rig();
+        let rig = smp_rig(nr_cpus, config);
         rig.source.set_per_mille(per_mille);
         let mut oracle = Oracle::default();
         let mut nr_refused = 0;
         for id in 0..nr_ops {
             let before = (rig.outstanding(), oracle.live.len());
-            if step(&rig, &mut oracle, rng, id).is_none() {
+            let cpu = rng.index(nr_cpus) as u32;
+            if rig.on(cpu, || step(&rig, &mut oracle, rng, id)).is_none() {
                 nr_refused += 1;
-                assert_eq!((rig.outstanding(), oracle.live.len()), before);
+                assert_eq!(oracle.live.len(), before.1);
+                assert!(
+                    rig.outstanding() <= before.0,
+                    "refused, but pages were taken"
+                );
             }
-            let active: usize = rig.slub.cache_infos().map(|info| info.active_objs).sum();
-            assert_eq!(active, oracle.nr_small());
-            let pages = rig.slub.nr_pages();
-            assert_eq!(pages.large, oracle.nr_large_pages());
-            assert_eq!(
-                pages.total(),
-                rig.outstanding(),
-                "every page is counted once"
-            );
+            if id % 32 == 0 {
+                check(&rig, &oracle);
+            }
             if id % 512 == 0 {
                 rig.slub.validate().unwrap();
             }
@@ -160,25 +160,51 @@ fn run(seed: u64, nr_ops: u64, per_mille: u64) {
                     let old = oracle.take(rng).unwrap();
                     kfree(rig.slub, old.ptr);
                 }
-                rig.slub.shrink_all();
+                rig.on(cpu, || rig.slub.shrink_all());
+                check(&rig, &oracle);
             }
         }
-        assert_eq!(per_mille > 0, nr_refused > 10, "{nr_refused} were refused");
+        assert_eq!(per_mille > 0, nr_refused > 5, "{nr_refused} were refused");
         while let Some(old) = oracle.take(rng) {
-            kfree(rig.slub, old.ptr);
+            let cpu = rng.index(nr_cpus) as u32;
+            rig.on(cpu, || kfree(rig.slub, old.ptr));
         }
         rig.assert_clean();
     });
 }
 
+fn check(rig: &Rig, oracle: &Oracle) {
+    let infos = rig.slub.cache_infos();
+    let users = infos.filter(|info| !info.name.starts_with("kmem_cache"));
+    let active: usize = users.map(|info| info.active_objs).sum();
+    assert_eq!(active, oracle.nr_small());
+    let pages = rig.slub.nr_pages();
+    assert_eq!(pages.large, oracle.nr_large_pages());
+    assert_eq!(
+        pages.total(),
+        rig.outstanding(),
+        "every page is counted once"
+    );
+}
+
 #[test]
 fn random_operations_match_the_oracle() {
-    run(0x51ab, 60_000, 0);
+    run(0x51ab, 60_000, 0, 3, fast_config());
 }
 
 #[test]
 fn random_operations_with_failing_pages_match_the_oracle() {
-    run(0xfa11, 60_000, 200);
+    run(0xfa11, 60_000, 300, 3, fast_config());
+}
+
+#[test]
+fn random_operations_on_checked_caches_match_the_oracle() {
+    run(0x51ab, 40_000, 0, 2, config());
+}
+
+#[test]
+fn random_operations_on_checked_caches_with_failing_pages_match_the_oracle() {
+    run(0xfa11, 40_000, 300, 2, config());
 }
 
 /// For each request for pages that a script makes: let that one fail, and look at what is left.

@@ -13,11 +13,11 @@ mod common;
 use core::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use common::{bugs, config, kfree, rig, slots, slub_over};
+use common::{bugs, config, destroy, kfree, rig, slots, slub_over, smp_rig, storage};
 use kmm_frame::{Gfp, MemMap, Order, Page, PageFlags, Pfn, PfnRange};
 use kmm_host::{AllocError, PageBlock, PageReq, PageSource};
 use kmm_sim::{Config, FreeListSource, Machine, SimLock};
-use kmm_slub::{CacheFlags, SlabUse, Slub, SlubBugKind, SlubConfig, SlubError};
+use kmm_slub::{CacheArgs, CpuSlot, SlabUse, Slub, SlubBugKind, SlubError, SlubStorage};
 
 /// Keeps what was asked, refuses blocks above an order, and calls back in the middle.
 struct Watched {
@@ -170,10 +170,8 @@ fn a_slab_that_is_not_needed_any_more_goes_back() {
 #[test]
 fn pages_for_a_cache_that_is_gone_are_returned() {
     let (slub, source) = watched();
-    let cache = slub
-        .cache_create("short", 64, 8, CacheFlags::empty(), None)
-        .unwrap();
-    *source.hook.borrow_mut() = Some(Box::new(move || slub.cache_destroy(cache).unwrap()));
+    let cache = slub.cache_create(&CacheArgs::new("short", 64)).unwrap();
+    *source.hook.borrow_mut() = Some(Box::new(move || destroy(slub, cache).unwrap()));
     assert_eq!(slub.alloc(cache, Gfp::KERNEL), Err(SlubError::NoSuchCache));
     source.inner.assert_nothing_outstanding();
 }
@@ -198,11 +196,22 @@ fn a_frame_without_a_descriptor_is_reported_and_not_used() {
     let machine = Machine::new(Config::with_mib(16));
     let few: Vec<_> = (0..512).map(|_| Page::new()).collect();
     let map = MemMap::new(PfnRange::with_len(Pfn::ZERO, 512), few.leak()).unwrap();
-    let slub =
-        Slub::<_, _, SimLock>::new(Foreign(machine), *machine.phys(), map, slots(64), config())
-            .unwrap();
+    let cpus = *machine.cpus();
+    let storage = storage(machine);
+    let slub: Slub<_, _, SimLock, _> = Slub::new(
+        Foreign(machine),
+        *machine.phys(),
+        map,
+        cpus,
+        storage,
+        config(),
+    )
+    .unwrap();
     for size in [64, 100_000] {
-        assert_eq!(slub.kmalloc(size, Gfp::KERNEL), Err(SlubError::OutOfMemory));
+        assert_eq!(
+            slub.kmalloc(size, Gfp::KERNEL),
+            Err(SlubError::ForeignFrame)
+        );
         assert_eq!(bugs(), [SlubBugKind::ForeignFrame]);
     }
     assert_eq!(slub.nr_pages().total(), 0);
@@ -210,27 +219,32 @@ fn a_frame_without_a_descriptor_is_reported_and_not_used() {
 
 #[test]
 fn slots_in_use_or_too_few_are_refused() {
-    let machine = Machine::new(Config::with_mib(16));
-    let new = |slots| {
+    let machine = Machine::new(Config::with_mib(16).cpus(2));
+    let new = |caches, cpus| {
         let source = FreeListSource::new(machine);
-        Slub::new(source, *machine.phys(), machine.mem_map(), slots, config()).err()
+        let storage = SlubStorage { caches, cpus };
+        let (phys, map) = (*machine.phys(), machine.mem_map());
+        Slub::new(source, phys, map, *machine.cpus(), storage, config()).err()
     };
-    assert_eq!(new(slots(10)), Some(SlubError::NoSlot));
-    let shared = slots(64);
-    assert_eq!(new(shared), None);
-    assert_eq!(new(shared), Some(SlubError::NoSlot));
+    let cpus = |nr| -> &'static [CpuSlot<SimLock>] {
+        (0..nr).map(|_| CpuSlot::new()).collect::<Vec<_>>().leak()
+    };
+    assert_eq!(new(slots(10), cpus(2)), Some(SlubError::NoSlot));
+    assert_eq!(new(slots(257), cpus(2)), Some(SlubError::NoSlot));
+    assert_eq!(new(slots(64), cpus(1)), Some(SlubError::NoSlot));
+    let (shared, shared_cpus) = (slots(64), cpus(2));
+    assert_eq!(new(shared, shared_cpus), None);
+    assert_eq!(new(shared, cpus(2)), Some(SlubError::NoSlot));
+    assert_eq!(new(slots(64), shared_cpus), Some(SlubError::NoSlot));
 }
 
 #[test]
 fn more_cpus_make_larger_slabs() {
-    let machine = Machine::new(Config::with_mib(16));
-    let source = FreeListSource::new(machine);
-    let many = SlubConfig {
-        nr_cpus: 16,
-        ..config()
-    };
-    let slub = Slub::new(source, *machine.phys(), machine.mem_map(), slots(64), many).unwrap();
-    let info = slub.cache_infos().find(|info| info.name == "kmalloc-512");
+    let rig = smp_rig(16, config());
+    let info = rig
+        .slub
+        .cache_infos()
+        .find(|info| info.name == "kmalloc-512");
     // Linux with 16 CPUs: 4 * (fls(16) + 1) = 24 objects wanted, so 32 in 4 pages.
     let info = info.unwrap();
     assert_eq!((info.objperslab, info.pagesperslab), (32, 4));

@@ -10,12 +10,47 @@
 
 mod common;
 
-use common::{fill, holds, kfree, rig};
+use common::{destroy, fill, holds, kfree, rig};
 use kmm_frame::{Gfp, PAGE_SIZE};
-use kmm_slub::{CacheFlags, KMALLOC_MAX_SIZE, NR_KMALLOC_CACHES, SlubError, ZERO_SIZE_PTR};
+use kmm_slub::{CacheArgs, KMALLOC_MAX_SIZE, Kmem, NR_KMALLOC_CACHES, SlubError, ZERO_SIZE_PTR};
 
-/// Linux's classes, written down once more.
-const CLASSES: [(usize, &str); 13] = [
+/// Sizes and names, written down once more.
+const MANY: [(usize, &str); 32] = [
+    (8, "8"),
+    (16, "16"),
+    (24, "24"),
+    (32, "32"),
+    (48, "48"),
+    (64, "64"),
+    (80, "80"),
+    (96, "96"),
+    (112, "112"),
+    (128, "128"),
+    (160, "160"),
+    (192, "192"),
+    (224, "224"),
+    (256, "256"),
+    (320, "320"),
+    (384, "384"),
+    (448, "448"),
+    (512, "512"),
+    (640, "640"),
+    (768, "768"),
+    (896, "896"),
+    (1024, "1k"),
+    (1280, "1280"),
+    (1536, "1536"),
+    (1792, "1792"),
+    (2048, "2k"),
+    (2560, "2560"),
+    (3072, "3k"),
+    (3584, "3584"),
+    (4096, "4k"),
+    (6144, "6k"),
+    (8192, "8k"),
+];
+/// Linux's.
+const FEW: [(usize, &str); 13] = [
     (8, "8"),
     (16, "16"),
     (32, "32"),
@@ -35,13 +70,14 @@ const CLASSES: [(usize, &str); 13] = [
 fn every_size_to_8_kib_comes_from_the_smallest_class_that_holds_it() {
     let rig = rig();
     for size in 1..=8192 {
-        let (room, suffix) = CLASSES.into_iter().find(|class| class.0 >= size).unwrap();
         let kinds = [
-            (Gfp::KERNEL, "kmalloc-"),
-            (Gfp::KERNEL | Gfp::RECLAIMABLE, "kmalloc-rcl-"),
-            (Gfp::KERNEL | Gfp::DMA, "dma-kmalloc-"),
+            (Gfp::KERNEL, "kmalloc-", &MANY[..]),
+            (Gfp::KERNEL | Gfp::RECLAIMABLE, "kmalloc-rcl-", &FEW),
+            (Gfp::KERNEL | Gfp::DMA, "dma-kmalloc-", &FEW),
         ];
-        for (gfp, prefix) in kinds {
+        for (gfp, prefix, classes) in kinds {
+            let (room, suffix) = classes.iter().find(|class| class.0 >= size).unwrap();
+            let room = *room;
             let ptr = rig.slub.kmalloc(size, gfp).unwrap();
             let name = format!("{prefix}{suffix}");
             assert_eq!(rig.slub.ksize(ptr), room);
@@ -152,34 +188,36 @@ fn alignment_beyond_the_size_is_honoured() {
 fn slabs_are_as_large_as_linux_makes_them() {
     let rig = rig();
     let one_cpu = [
-        (8, 512, 1),
-        (16, 256, 1),
-        (32, 128, 1),
-        (64, 64, 1),
-        (96, 42, 1),
-        (128, 32, 1),
-        (192, 21, 1),
-        (256, 16, 1),
-        (512, 8, 1),
-        (1024, 8, 2),
-        (2048, 8, 4),
-        (4096, 8, 8),
-        (8192, 4, 8),
+        ("8", 512, 1),
+        ("16", 256, 1),
+        ("32", 128, 1),
+        ("64", 64, 1),
+        ("96", 42, 1),
+        ("128", 32, 1),
+        ("192", 21, 1),
+        ("256", 16, 1),
+        ("512", 8, 1),
+        ("1k", 8, 2),
+        ("2k", 8, 4),
+        ("4k", 8, 8),
+        ("8k", 4, 8),
     ];
     let infos: Vec<_> = rig.slub.cache_infos().collect();
     assert_eq!(infos.len(), NR_KMALLOC_CACHES);
-    for (info, (size, objects, pages)) in infos.iter().zip(one_cpu) {
-        assert_eq!(
-            (info.objsize, info.objperslab, info.pagesperslab),
-            (size, objects, pages),
-            "{}",
-            info.name
-        );
+    for (suffix, objects, pages) in one_cpu {
+        for prefix in ["kmalloc-", "kmalloc-rcl-", "dma-kmalloc-"] {
+            let name = format!("{prefix}{suffix}");
+            let info = infos.iter().find(|info| info.name == name).unwrap();
+            assert_eq!(
+                (info.objperslab, info.pagesperslab),
+                (objects, pages),
+                "{name}"
+            );
+        }
     }
     // Waste decides: a sixteenth of the slab at most, else an eighth, before fewer objects are taken.
     for (size, objects, pages) in [(600, 13, 2), (1504, 21, 8), (9792, 3, 8), (40_000, 1, 16)] {
-        let flags = CacheFlags::empty();
-        let cache = rig.slub.cache_create("odd", size, 8, flags, None).unwrap();
+        let cache = rig.slub.cache_create(&CacheArgs::new("odd", size)).unwrap();
         let info = rig.slub.cache_infos().find(|info| info.name == "odd");
         let info = info.unwrap();
         assert_eq!(
@@ -187,6 +225,6 @@ fn slabs_are_as_large_as_linux_makes_them() {
             (objects, pages),
             "{size}"
         );
-        rig.slub.cache_destroy(cache).unwrap();
+        destroy(rig.slub, cache).unwrap();
     }
 }

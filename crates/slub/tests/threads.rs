@@ -14,8 +14,9 @@ use core::ptr::NonNull;
 use std::sync::mpsc;
 use std::thread;
 
-use common::{SimSlub, bugs, fill, holds, kfree, rig};
+use common::{SimSlub, bugs, fast_config, fill, holds, kfree, smp_rig};
 use kmm_frame::Gfp;
+use kmm_host::CpuId;
 use kmm_sim::{Rng, seeded};
 
 struct Sent {
@@ -63,21 +64,26 @@ fn hammer(slub: &SimSlub, mut rng: Rng, to: &mpsc::Sender<Sent>, from: &mpsc::Re
 #[test]
 fn two_threads_allocate_and_free_each_others_objects() {
     seeded(0x2c9a, |rng| {
-        let rig = rig();
+        let rig = smp_rig(2, fast_config());
+        let cpus = rig.machine.cpus();
         let (to_b, from_a) = mpsc::channel();
         let (to_a, from_b) = mpsc::channel();
         let (seed_a, seed_b) = (rng.next_u64(), rng.next_u64());
         let slub = rig.slub;
-        let a = thread::spawn(move || {
+        let on_cpu = |nr, work: Box<dyn FnOnce() + Send>| {
+            thread::spawn(move || cpus.run_on(CpuId::new(nr), work))
+        };
+        let a = move || {
             hammer(slub, Rng::new(seed_a), &to_b, &from_b);
             drop(to_b);
             from_b.iter().for_each(|sent: Sent| kfree(slub, sent.ptr));
-        });
-        let b = thread::spawn(move || {
+        };
+        let b = move || {
             hammer(slub, Rng::new(seed_b), &to_a, &from_a);
             drop(to_a);
             from_a.iter().for_each(|sent: Sent| kfree(slub, sent.ptr));
-        });
+        };
+        let (a, b) = (on_cpu(0, Box::new(a)), on_cpu(1, Box::new(b)));
         a.join().unwrap();
         b.join().unwrap();
         rig.assert_clean();

@@ -6,8 +6,8 @@
 use core::ops::Range;
 
 use kmm_frame::{MemMap, PAGE_SIZE, PfnRange, PhysAddr, VirtAddr};
-use kmm_host::{DirectMap, PhysMap};
-use kmm_slub::{CacheSlot, NoEarlyHeap, Slub, SlubAlloc, SlubConfig};
+use kmm_host::{DirectMap, OneCpu, PhysMap};
+use kmm_slub::{CacheSlot, CpuSlot, KmemAlloc, NoEarlyHeap, Slub, SlubConfig, SlubStorage};
 
 use crate::memory::Frames;
 
@@ -16,12 +16,16 @@ type Lock = spin::Mutex<()>;
 
 static FRAMES: spin::Once<Frames> = spin::Once::new();
 /// Room for the caches: kmalloc's sizes, and some of our own.
-static SLOTS: [CacheSlot<Lock>; 64] = [const { CacheSlot::new() }; 64];
-static SLUB: spin::Once<Slub<&'static Frames, DirectMap, Lock>> = spin::Once::new();
+static CACHES: [CacheSlot<Lock>; 128] = [const { CacheSlot::new() }; 128];
+/// And for what the CPU has of its own.
+static CPUS: [CpuSlot<Lock>; 1] = [CpuSlot::new()];
+
+type Objects = Slub<&'static Frames, DirectMap, Lock, OneCpu>;
+static SLUB: spin::Once<Objects> = spin::Once::new();
 
 /// Empty until `init_heap` sets it.
 #[global_allocator]
-pub static HEAP: SlubAlloc<&'static Frames, DirectMap, Lock> = SlubAlloc::new(NoEarlyHeap);
+pub static HEAP: KmemAlloc<Objects> = KmemAlloc::new(NoEarlyHeap);
 
 /// # Safety
 /// `usable` is RAM that nobody uses, mapped at `phys_offset` for ever.
@@ -41,6 +45,9 @@ pub unsafe fn init_heap(usable: Range<u64>, phys_offset: u64) {
     let frames = unsafe { Frames::new(PfnRange::new(first_free, ram.end()), map, phys) };
     let frames = FRAMES.call_once(|| frames);
     let config = SlubConfig::new(|bug| panic!("{bug}")); // a double free, say
-    let slub = Slub::new(frames, phys, map, &SLOTS, config).expect("enough slots");
+    // SAFETY: this kernel runs on one CPU, and has no threads.
+    let cpu = unsafe { OneCpu::new() };
+    let storage = SlubStorage { caches: &CACHES, cpus: &CPUS };
+    let slub = Slub::new(frames, phys, map, cpu, storage, config).expect("enough slots");
     HEAP.set(SLUB.call_once(|| slub));
 }

@@ -148,6 +148,8 @@ pub fn local_word(nr: usize) -> *mut () {
         4 => word_at::<4>(),
         10 => word_at::<10>(),
         12 => word_at::<12>(),
+        14 => word_at::<14>(),
+        15 => word_at::<15>(),
         _ => word(nr % LOCAL_WORDS),
     }
 }

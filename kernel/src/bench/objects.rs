@@ -6,12 +6,11 @@ use alloc::format;
 use core::ptr::NonNull;
 
 use kmm::frame::Gfp;
-use kmm::slub::{CacheFlags, NoEarlyHeap, SlubAlloc};
+use kmm::slub::{CacheArgs, KmemAlloc, NoEarlyHeap};
 
 use super::Figure;
 use super::meter::{Meter, opaque};
 use crate::mm::{self, KernelHost};
-use crate::sync::RawIrqSpinLock;
 
 pub(super) const FIGURES: &[Figure] = &[
     Figure {
@@ -37,11 +36,7 @@ const BATCH_SIZE: usize = 64;
 const CACHE_SIZE: usize = 192;
 
 /// Slub behind `GlobalAlloc`, without the kernel's early heap and its refusals.
-static HEAP: SlubAlloc<
-    &'static kmm::PageAlloc<KernelHost>,
-    &'static kmm::host::DirectMap,
-    RawIrqSpinLock,
-> = SlubAlloc::new(NoEarlyHeap);
+static HEAP: KmemAlloc<kmm::Objects<KernelHost>> = KmemAlloc::new(NoEarlyHeap);
 
 #[inline(always)]
 fn kmalloc(size: usize) -> NonNull<u8> {
@@ -98,7 +93,7 @@ fn kmalloc_batch(meter: &Meter) {
 
 fn cache_pair(meter: &Meter) {
     let slub = mm::manager().slub();
-    let cache = match slub.cache_create("bench", CACHE_SIZE, 8, CacheFlags::empty(), None) {
+    let cache = match slub.cache_create(&CacheArgs::new("bench", CACHE_SIZE)) {
         Ok(cache) => cache,
         Err(error) => panic!("{error}"),
     };
@@ -114,7 +109,8 @@ fn cache_pair(meter: &Meter) {
     });
     // SAFETY: allocated above.
     unsafe { slub.free(cache, first) };
-    if let Err(error) = slub.cache_destroy(cache) {
+    // SAFETY: nobody else knows the cache.
+    if let Err(error) = unsafe { slub.cache_destroy(cache) } {
         panic!("{error}");
     }
 }

@@ -13,7 +13,7 @@ use kmm::frame::memblock::{
 use kmm::frame::{MemMap, PAGE_SIZE, PhysAddr, VirtAddr};
 use kmm::pagetable_walker::layout::{Layout, RegionKind as LayoutKind};
 use kmm::pagetable_walker::{Level, Levels, PteFlags, TableCounter};
-use kmm::slub::SlubAlloc;
+use kmm::slub::KmemAlloc;
 use kmm::vmalloc::PAT_MSR;
 use kmm::zone::Amount;
 use kmm::{AllocHooks, BuildError, Early, Hooks, ImagePart, KernelSpace, RateLimit};
@@ -25,7 +25,6 @@ use super::{MACHINE, Machine, Manager, activate};
 use crate::arch::{exit, features, numa, timer};
 use crate::boot::{BootInfo, DIRECT_MAP, RegionKind, image};
 use crate::smp;
-use crate::sync::RawIrqSpinLock;
 
 /// The register of the page attribute table.
 const IA32_PAT: u32 = 0x277;
@@ -40,11 +39,7 @@ static KERNEL_TABLES: TableCounter = TableCounter::new();
 static MEMBLOCK: Mutex<Memblock> = Mutex::new(Memblock::new());
 
 /// The kernel's heap behind `alloc::`, once it is up.
-static HEAP: SlubAlloc<
-    &'static kmm::PageAlloc<KernelHost>,
-    &'static kmm::host::DirectMap,
-    RawIrqSpinLock,
-> = SlubAlloc::new(kmm::slub::NoEarlyHeap);
+static HEAP: KmemAlloc<kmm::Objects<KernelHost>> = KmemAlloc::new(kmm::slub::NoEarlyHeap);
 
 /// Ends a boot that cannot go on.
 fn fatal(what: impl fmt::Display) -> ! {

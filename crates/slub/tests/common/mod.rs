@@ -14,11 +14,14 @@ use core::cell::RefCell;
 use core::ptr::NonNull;
 
 use kmm_frame::{PageFlags, Pfn};
-use kmm_sim::{Config, FailRandom, FreeListSource, Machine, SimLock, SimPhys};
-use kmm_slub::{CacheSlot, Slub, SlubBug, SlubBugKind, SlubConfig};
+use kmm_host::CpuId;
+use kmm_sim::{Config, FailRandom, FreeListSource, Machine, SimCpus, SimLock, SimPhys};
+use kmm_slub::{
+    CacheSlot, CpuSlot, KmemCache, Slub, SlubBug, SlubBugKind, SlubConfig, SlubError, SlubStorage,
+};
 
 pub type Source = FailRandom<FreeListSource>;
-pub type SimSlub<A = &'static Source> = Slub<A, SimPhys, SimLock>;
+pub type SimSlub<A = &'static Source> = Slub<A, SimPhys, SimLock, SimCpus>;
 
 pub struct Rig {
     pub machine: &'static Machine,
@@ -39,44 +42,92 @@ fn keep(bug: &SlubBug) {
     BUGS.with_borrow_mut(|bugs| bugs.push(*bug));
 }
 
+/// Each operation takes the lock, and mistakes show at once.
 pub fn config() -> SlubConfig {
-    SlubConfig::new(keep)
+    SlubConfig {
+        is_checked: true,
+        merges: false,
+        ..SlubConfig::new(keep)
+    }
+}
+
+/// With arrays and depots, as it is used.
+pub fn fast_config() -> SlubConfig {
+    SlubConfig {
+        is_checked: false,
+        ..config()
+    }
 }
 
 pub fn slots(nr: usize) -> &'static [CacheSlot<SimLock>] {
     (0..nr).map(|_| CacheSlot::new()).collect::<Vec<_>>().leak()
 }
 
-pub fn rig_with(mib: u64) -> Rig {
-    let machine = Machine::new(Config::with_mib(mib));
-    let source: &'static _ = Box::leak(Box::new(FailRandom::new(
-        FreeListSource::new(machine),
-        1,
-        0,
-    )));
+/// Room for 128 caches and the CPUs of a machine.
+pub fn storage(machine: &Machine) -> SlubStorage<SimLock> {
+    use kmm_host::Cpus as _;
+    let cpus: Vec<_> = (0..machine.cpus().nr_cpus())
+        .map(|_| CpuSlot::new())
+        .collect();
+    SlubStorage {
+        caches: slots(128),
+        cpus: cpus.leak(),
+    }
+}
+
+fn rig_on(machine: &'static Machine, config: SlubConfig) -> Rig {
+    let source = FailRandom::new(FreeListSource::new(machine), 1, 0);
+    let source: &'static _ = Box::leak(Box::new(source));
     Rig {
         machine,
         source,
-        slub: slub_over(machine, source),
+        slub: slub_with(machine, source, config),
     }
 }
 
 pub fn rig() -> Rig {
-    rig_with(64)
+    rig_on(Machine::new(Config::with_mib(64)), config())
+}
+
+pub fn fast_rig() -> Rig {
+    rig_on(Machine::new(Config::with_mib(64)), fast_config())
+}
+
+/// As [`fast_rig`], with several CPUs.
+pub fn smp_rig(nr_cpus: usize, config: SlubConfig) -> Rig {
+    rig_on(Machine::new(Config::with_mib(64).cpus(nr_cpus)), config)
 }
 
 pub fn slub_over<A: kmm_host::PageSource>(
     machine: &'static Machine,
     source: A,
 ) -> &'static SimSlub<A> {
+    slub_with(machine, source, config())
+}
+
+pub fn slub_with<A: kmm_host::PageSource>(
+    machine: &'static Machine,
+    source: A,
+    config: SlubConfig,
+) -> &'static SimSlub<A> {
     let slub = Slub::new(
         source,
         *machine.phys(),
         machine.mem_map(),
-        slots(64),
-        config(),
+        *machine.cpus(),
+        storage(machine),
+        config,
     );
     Box::leak(Box::new(slub.expect("enough slots")))
+}
+
+/// Ends a cache that only the test uses.
+pub fn destroy(
+    slub: &SimSlub<impl kmm_host::PageSource>,
+    cache: KmemCache,
+) -> Result<(), SlubError> {
+    // SAFETY: the test is alone.
+    unsafe { slub.cache_destroy(cache) }
 }
 
 impl Rig {
@@ -87,7 +138,9 @@ impl Rig {
     /// Everything came back, nothing was reported, all books are in order.
     #[track_caller]
     pub fn assert_clean(&self) {
-        self.slub.shrink_all();
+        self.slub.validate().unwrap();
+        // SAFETY: the test is alone, and not within slub.
+        unsafe { self.slub.drain_all() };
         self.slub.validate().unwrap();
         for info in self.slub.cache_infos() {
             assert_eq!((info.active_objs, info.num_slabs), (0, 0), "{info:?}");
@@ -99,6 +152,11 @@ impl Rig {
         let marked = |pfn: &Pfn| map.page(*pfn).flags().intersects(marks);
         assert_eq!(map.range().iter().find(marked), None, "a mark is left");
         assert_eq!(bugs(), []);
+    }
+
+    /// Plays a CPU.
+    pub fn on<R>(&self, cpu: u32, f: impl FnOnce() -> R) -> R {
+        self.machine.cpus().run_on(CpuId::new(cpu), f)
     }
 
     #[track_caller]

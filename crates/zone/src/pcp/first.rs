@@ -4,7 +4,7 @@
 use core::ptr;
 
 use kmm_frame::ZoneType;
-use kmm_host::{CpuId, CpuPin, Cpus, LOCAL_WORDS, PhysMap};
+use kmm_host::{CpuId, CpuPin, Cpus, LOCAL_WORD_OBJECTS, PhysMap};
 use lock_api::RawMutex;
 
 use crate::{FirstPcps, Pcp, Zones};
@@ -28,7 +28,8 @@ impl Way {
     pub(crate) const WORDS: usize = 8;
 }
 
-const _: () = assert!(ZoneType::COUNT <= Way::WORDS && 2 * Way::WORDS <= LOCAL_WORDS);
+const _: () = assert!(ZoneType::COUNT <= Way::WORDS);
+const _: () = assert!(Way::WORDS + ZoneType::COUNT <= LOCAL_WORD_OBJECTS);
 
 const fn word_of(highest: ZoneType, way: Way) -> usize {
     way as usize * Way::WORDS + highest.index()

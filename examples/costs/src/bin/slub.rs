@@ -8,23 +8,32 @@ use core::hint::black_box;
 
 use host::*;
 use kmm_frame::Gfp;
-use kmm_slub::{CacheFlags, CacheSlot, Slub, SlubConfig};
+use kmm_host::OneCpu;
+use kmm_slub::{CacheArgs, CacheSlot, CpuSlot, Slub, SlubConfig, SlubStorage};
 
-static SLOTS: [CacheSlot<Lock>; 64] = [const { CacheSlot::new() }; 64];
+static CACHES: [CacheSlot<Lock>; 64] = [const { CacheSlot::new() }; 64];
+static CPUS: [CpuSlot<Lock>; 1] = [CpuSlot::new()];
 
 fn run() {
     let config = SlubConfig::new(|bug| _ = black_box(bug));
-    let slub = Slub::<_, _, Lock>::new(Source, phys(), map(), &SLOTS, config).unwrap();
+    let storage = SlubStorage {
+        caches: &CACHES,
+        cpus: &CPUS,
+    };
+    // SAFETY: never run.
+    let cpus = unsafe { OneCpu::new() };
+    let slub = Slub::new(Source, phys(), map(), cpus, storage, config).unwrap();
     let object = slub
         .kmalloc(any() as usize, black_box(Gfp::KERNEL))
         .unwrap();
     // SAFETY: never run.
     unsafe { slub.kfree(black_box(object)) };
     let cache = slub
-        .cache_create("costs", any() as usize, 8, CacheFlags::empty(), None)
+        .cache_create(&CacheArgs::new("costs", any() as usize))
         .unwrap();
     let object = slub.alloc(cache, black_box(Gfp::KERNEL)).unwrap();
     // SAFETY: never run.
     unsafe { slub.free(cache, black_box(object)) };
-    slub.cache_destroy(cache).unwrap();
+    // SAFETY: never run.
+    unsafe { slub.cache_destroy(cache) }.unwrap();
 }

@@ -1,0 +1,38 @@
+//! What the host settles once.
+
+use kmm_frame::Topology;
+
+use crate::SlubBug;
+
+/// What the host settles once.
+#[derive(Clone, Copy, Debug)]
+pub struct SlubConfig {
+    /// Told of each mistake that is noticed, without any lock held.
+    pub on_bug: fn(&SlubBug),
+    /// Bytes of free objects that the depot of a cache may keep on a node; `None` for 1 MiB, or 1/512 of memory if that is
+    /// less.
+    pub depot_bytes: Option<usize>,
+    /// Whether caches of alike objects share slabs. Linux: `slab_nomerge` says no.
+    pub merges: bool,
+    /// Every cache is [`CacheFlags::CHECKED`](crate::CacheFlags::CHECKED): mistakes show at once. Linux: `slub_debug=F`.
+    pub is_checked: bool,
+    /// A number that nobody can guess: what free objects and descriptors are sealed with.
+    pub secret: u64,
+    /// Which node frames and CPUs are of; `None` for one node.
+    pub topology: Option<&'static Topology>,
+}
+
+impl SlubConfig {
+    /// One node, no secret worth the name, nothing that is slow.
+    #[must_use]
+    pub const fn new(on_bug: fn(&SlubBug)) -> Self {
+        Self {
+            on_bug,
+            depot_bytes: None,
+            merges: true,
+            is_checked: false,
+            secret: 0x9e6c_63d0_876a_46a5,
+            topology: None,
+        }
+    }
+}
