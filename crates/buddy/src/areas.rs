@@ -12,7 +12,7 @@
 //!
 //! Rejected, on 1 GiB, a zone alone, callgrind's instructions for one block with the loop around it: types read from
 //! [`Pageblocks`], whole pageblocks and pairs counted in the states of both twins, and all counts of a type changed at once.
-//! Frames back in random order took 185 that way, and take 148; blocks of order 9 in a row 177 and 136, back in random order
+//! Frames back in random order took 185 that way, and take 146; blocks of order 9 in a row 177 and 110, back in random order
 //! 184 and 126; order 4 out of a whole pageblock and back 801 and 480. Before that, a bit for each block and a tree for
 //! each order: frames back in random order took twice the time, and batches of 63 in the order in which they came 233
 //! instructions a frame, which are 32. Intrusive lists through the descriptors: five times the time of that.
@@ -50,7 +50,8 @@ pub(crate) struct FreeAreas {
     types: Pageblocks,
     /// Pageblocks before the first that has a type.
     skew: usize,
-    counts: [Counts; MigrateType::COUNT],
+    /// By type; there are more of them than types, so that no number in a state is beyond them.
+    counts: [Counts; State::NR_KINDS],
     nr_type_changes: u64,
 }
 
@@ -105,7 +106,7 @@ impl FreeAreas {
             summary: Summary::new(nr_slots, rows),
             types,
             skew,
-            counts: [Counts::NONE; MigrateType::COUNT],
+            counts: [Counts::NONE; State::NR_KINDS],
             nr_type_changes: 0,
         })
     }
@@ -225,11 +226,11 @@ impl FreeAreas {
             }
             level = level_of_word(words, nr);
         }
-        let kind = before.kind();
         *state = before.merged(order, level).0;
-        self.counts[kind.index()].merge(order, level);
+        self.counts[before.kind_number()].merge(order, level);
         if !before.has_from(level) {
-            self.summary.replace(kind, slot, before.largest(), level);
+            self.summary
+                .replace(before.kind(), slot, before.largest(), level);
         }
         true
     }

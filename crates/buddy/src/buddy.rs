@@ -99,7 +99,7 @@ impl Buddy {
         pages: impl IntoIterator<Item = Pfn>,
         mut refused: impl FnMut(Pfn, FreeError),
     ) {
-        let (mut word, mut frames) = (0, 0);
+        let (mut word, mut frames) = (0, 0_u64);
         for pfn in pages {
             if let Err(why) = self.check_page(pfn) {
                 refused(pfn, why);
@@ -107,7 +107,10 @@ impl Buddy {
             }
             let (nr, bit) = self.areas.place(pfn);
             if nr != word || frames >> bit & 1 != 0 {
-                self.put_frames(word, frames, &mut refused);
+                // Here, as pages that come back at random come by alone.
+                if !(frames.is_power_of_two() && self.put_frame(word, frames)) {
+                    self.put_frames(word, frames, &mut refused);
+                }
                 (word, frames) = (nr, 0);
             }
             frames |= 1 << bit;
@@ -288,18 +291,20 @@ impl Buddy {
         Ok(())
     }
 
+    /// Adds the only frame of those of a word, unless it is free already; whether it was not.
+    #[inline(always)]
+    fn put_frame(&mut self, word: usize, frames: u64) -> bool {
+        let bit = frames.trailing_zeros() as usize;
+        self.areas.add_to_word(word, bit, 0)
+    }
+
     /// Adds the frames of a word.
-    #[inline]
+    #[inline(never)]
     fn put_frames(&mut self, word: usize, frames: u64, refused: &mut impl FnMut(Pfn, FreeError)) {
-        let mut twice = match frames {
-            0 => 0,
-            _ if frames.is_power_of_two() => {
-                let bit = frames.trailing_zeros() as usize;
-                let is_new = self.areas.add_to_word(word, bit, 0);
-                if is_new { 0 } else { frames }
-            }
-            _ => self.areas.add_frames(word, frames),
-        };
+        if frames == 0 {
+            return;
+        }
+        let mut twice = self.areas.add_frames(word, frames);
         while twice != 0 {
             let pfn = self.areas.frame_at(word, twice.trailing_zeros() as usize);
             refused(pfn, FreeError::AlreadyFree);

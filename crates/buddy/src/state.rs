@@ -100,7 +100,7 @@ const KNOWN: u64 = WHOLE << 1;
 const KIND_SHIFT: u32 = 61;
 const KIND: u64 = u64::MAX << KIND_SHIFT;
 
-const _: () = assert!(KNOWN < 1 << KIND_SHIFT && MigrateType::COUNT <= 8);
+const _: () = assert!(KNOWN < 1 << KIND_SHIFT && State::NR_KINDS == 8);
 
 impl State {
     /// A pageblock of a type, of which nothing is free.
@@ -108,10 +108,19 @@ impl State {
         Self((kind.index() as u64) << KIND_SHIFT)
     }
 
+    /// So many numbers of types there could be.
+    pub(crate) const NR_KINDS: usize = KINDS.len();
+
+    /// The number of the type.
+    #[inline]
+    pub(crate) const fn kind_number(self) -> usize {
+        (self.0 >> KIND_SHIFT) as usize
+    }
+
     /// The type.
     #[inline]
     pub(crate) const fn kind(self) -> MigrateType {
-        KINDS[(self.0 >> KIND_SHIFT) as usize]
+        KINDS[self.kind_number()]
     }
 
     #[inline]

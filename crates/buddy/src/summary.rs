@@ -126,7 +126,7 @@ impl Summary {
     /// As [`Summary::take_whole`] of one pageblock, of which the largest block is [`HALF`] then.
     #[inline(always)]
     pub(crate) fn split_whole(&mut self, kind: MigrateType) -> Option<(usize, usize)> {
-        let (block, from) = self.take_whole(kind, WHOLE)?;
+        let (block, from) = self.take_whole(kind)?;
         self.replace(kind, block, NONE, HALF);
         Some((block, from))
     }
@@ -193,38 +193,46 @@ impl Summary {
         }
     }
 
-    /// Takes the lowest pageblock of a type that is free as a whole and alone, else the lower half of the lowest pair, or both
-    /// for order 10; its number, and the order of the block that it was of.
+    /// Takes the lowest pageblock of a type that is free as a whole and alone, else the lower half of the lowest pair; its
+    /// number, and the order of the block that it was of.
     #[inline(always)]
-    pub(crate) fn take_whole(&mut self, kind: MigrateType, order: usize) -> Option<(usize, usize)> {
-        let orders = self.nonempty(kind) >> order << order;
-        let from = if orders >> WHOLE & 1 != 0 {
-            WHOLE
-        } else {
-            PAIR
-        };
-        if orders >> WHOLE == 0 {
+    pub(crate) fn take_whole(&mut self, kind: MigrateType) -> Option<(usize, usize)> {
+        if let Some(block) = self.take_first(kind, WHOLE) {
+            return Some((block, WHOLE));
+        }
+        let block = self.take_first(kind, PAIR)?;
+        let at = block / WORD_BITS;
+        let alone = self.rows[self.stride * kind.index() + at].word_mut(WHOLE);
+        let is_first = *alone == 0;
+        *alone |= bit(block | 1);
+        if is_first {
+            self.gain_row(kind, at, WHOLE);
+        }
+        Some((block, PAIR))
+    }
+
+    /// Takes the lowest pageblock of a tree out of it.
+    #[inline(always)]
+    pub(crate) fn take_first(&mut self, kind: MigrateType, order: usize) -> Option<usize> {
+        if self.nonempty(kind) >> order & 1 == 0 {
             return None;
         }
-        let at = self.first_row(kind, from);
-        let row = &mut self.rows[self.stride * kind.index() + at];
-        let word = row.word_mut(from);
-        let nr = word.trailing_zeros() as usize;
-        *word &= word.wrapping_sub(1);
-        if *word == 0 {
-            // As in `lose_row`, of the first row.
+        loop {
             let heads = &mut self.heads[kind.index()];
-            heads.nonempty &= !(1 << from) | heads.above;
-        }
-        if from > order {
-            let alone = row.word_mut(WHOLE);
-            let is_first = *alone == 0;
-            *alone |= bit(nr | 1);
-            if is_first {
-                self.gain_row(kind, at, WHOLE);
+            let at = heads.first[order] as usize;
+            let word = self.rows[self.stride * kind.index() + at].word_mut(order);
+            let before = *word;
+            if before == 0 {
+                self.next_row(kind, order);
+                continue;
             }
+            *word = before & (before - 1);
+            if *word == 0 {
+                // As in `lose_row`, of the first row.
+                heads.nonempty &= !(1 << order) | heads.above;
+            }
+            return Some(at * WORD_BITS + before.trailing_zeros() as usize);
         }
-        Some((at * WORD_BITS + nr, from))
     }
 
     /// A pageblock that is free as a whole is so no more; the order of the block that it was, or was a half of: the other is

@@ -41,12 +41,12 @@ impl Buddy {
     /// # Errors
     /// [`AllocError::OutOfMemory`] if no block of `order` or above is free that the request may take; nothing has changed
     /// then.
-    #[inline]
+    #[inline(always)]
     pub fn take(&mut self, order: Order, request: impl Into<Request>) -> Result<Pfn, AllocError> {
         let request = request.into();
         let mut taken = None;
-        if request.may_use_cma() && self.surplus_cma() > 0 {
-            taken = self.take_own(MigrateType::Cma, order);
+        if request.may_use_cma() {
+            taken = self.take_surplus(order);
         }
         if taken.is_none() {
             taken = self.take_own(request.kind(), order);
@@ -105,7 +105,7 @@ impl Buddy {
         let request: Request = request.into();
         let mut left = most;
         if order == Order::PAGEBLOCK && !request.may_use_cma() {
-            left -= self.take_own_large_blocks(request.kind(), most, &mut sink);
+            left -= self.take_own_wholes(request.kind(), most, &mut sink);
         }
         while left > 0 {
             let Ok(pfn) = self.take(order, request) else {
@@ -132,19 +132,36 @@ impl Buddy {
 
     #[inline]
     fn take_own(&mut self, kind: MigrateType, order: Order) -> Option<Pfn> {
-        if order >= Order::PAGEBLOCK {
-            self.take_own_large(kind, order)
-        } else {
-            self.take_own_part(kind, order)
+        match order {
+            MAX_ORDER => self.take_own_pair(kind),
+            Order::PAGEBLOCK => self.take_own_whole(kind),
+            _ => self.take_own_part(kind, order),
         }
     }
 
+    /// A block of CMA, if most of what is free is that.
     #[inline(never)]
-    fn take_own_large(&mut self, kind: MigrateType, order: Order) -> Option<Pfn> {
+    fn take_surplus(&mut self, order: Order) -> Option<Pfn> {
+        if self.surplus_cma() == 0 {
+            return None;
+        }
+        self.take_own(MigrateType::Cma, order)
+    }
+
+    #[inline(never)]
+    fn take_own_pair(&mut self, kind: MigrateType) -> Option<Pfn> {
         if kind == MigrateType::Isolate {
             return None;
         }
-        self.areas_mut().take_large(kind, order)
+        self.areas_mut().take_pair(kind)
+    }
+
+    #[inline(never)]
+    fn take_own_whole(&mut self, kind: MigrateType) -> Option<Pfn> {
+        if kind == MigrateType::Isolate {
+            return None;
+        }
+        self.areas_mut().take_one(kind)
     }
 
     #[inline(never)]
@@ -156,32 +173,33 @@ impl Buddy {
     }
 
     /// Up to `most` pageblocks that are free as a whole; how many. The two halves of a block come at once.
-    fn take_own_large_blocks(
+    fn take_own_wholes(
         &mut self,
         kind: MigrateType,
         most: usize,
         sink: &mut impl FnMut(Pfn),
     ) -> usize {
-        const ONLY_PAIRS: u32 = 1 << MAX_ORDER.get();
+        const ALONE: u32 = 1 << Order::PAGEBLOCK.get();
         if kind == MigrateType::Isolate {
             return 0;
         }
         let areas = self.areas_mut();
         let mut left = most;
         while left > 0 {
-            let is_pair = left > 1
-                && areas.largest_orders(kind) >> Order::PAGEBLOCK.get() << Order::PAGEBLOCK.get()
-                    == ONLY_PAIRS;
-            let order = if is_pair { MAX_ORDER } else { Order::PAGEBLOCK };
-            let Some(pfn) = areas.take_large(kind, order) else {
+            if left > 1 && areas.largest_orders(kind) & ALONE == 0 {
+                let Some(pfn) = areas.take_pair(kind) else {
+                    break;
+                };
+                sink(pfn);
+                sink(pfn + Order::PAGEBLOCK.nr_pages());
+                left -= 2;
+                continue;
+            }
+            let Some(pfn) = areas.take_one(kind) else {
                 break;
             };
             sink(pfn);
             left -= 1;
-            if is_pair {
-                sink(pfn + Order::PAGEBLOCK.nr_pages());
-                left -= 1;
-            }
         }
         most - left
     }
@@ -202,7 +220,7 @@ impl Buddy {
                 left -= areas.take_frames(slot, left, sink);
                 continue;
             }
-            let Some(pfn) = areas.take_large(kind, Order::PAGEBLOCK) else {
+            let Some(pfn) = areas.take_one(kind) else {
                 break;
             };
             let count = left.min(Order::PAGEBLOCK.nr_pages());

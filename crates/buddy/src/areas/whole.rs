@@ -89,16 +89,23 @@ impl FreeAreas {
         }
     }
 
-    /// Takes a pageblock or two, of a type, that are free as a whole: the lowest, one alone first.
-    #[inline]
-    pub(crate) fn take_large(&mut self, kind: MigrateType, order: Order) -> Option<Pfn> {
-        let order = order.index();
-        let (slot, from) = self.summary.take_whole(kind, order)?;
-        self.counts[kind.index()].split(from, order);
+    /// Takes a pageblock of a type that is free as a whole: the lowest, one alone first.
+    #[inline(always)]
+    pub(crate) fn take_one(&mut self, kind: MigrateType) -> Option<Pfn> {
+        let (slot, from) = self.summary.take_whole(kind)?;
+        self.counts[kind.index()].split(from, WHOLE);
         self.set_state(slot, State::new(kind));
-        if order == PAIR {
-            self.set_state(slot | 1, State::new(kind));
-        }
+        Some(self.start_of(slot))
+    }
+
+    /// Takes two pageblocks of a type that are one block: the lowest.
+    #[inline(always)]
+    pub(crate) fn take_pair(&mut self, kind: MigrateType) -> Option<Pfn> {
+        let slot = self.summary.take_first(kind, PAIR)?;
+        self.counts[kind.index()].sub(PAIR, 1);
+        let states = &mut self.states[slot / NR_WORDS];
+        *states.word_mut(slot) = State::new(kind).0;
+        *states.word_mut(slot | 1) = State::new(kind).0;
         Some(self.start_of(slot))
     }
 
