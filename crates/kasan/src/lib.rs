@@ -1,0 +1,20 @@
+#![no_std]
+#![doc = include_str!("../README.md")]
+
+mod kasan;
+
+mod bug;
+mod heap;
+mod poison;
+mod quarantine;
+mod record;
+mod report;
+mod shadow;
+
+pub use bug::{Access, AccessKind, BugKind};
+pub use heap::KasanHeap;
+pub use kasan::{Kasan, KasanConfig, KasanStorage};
+pub use poison::Poison;
+pub use record::{NameOf, Record, STACK_DEPTH, Track};
+pub use report::Report;
+pub use shadow::{GRANULE_BYTES, LinearShadow, Shadow, SliceShadow, VecShadow};
