@@ -16,6 +16,10 @@ const LARGE: u8 = Order::PAGEBLOCK.get() / 2;
 /// So much of a pageblock must be free for it to change its type.
 const ENOUGH: usize = Order::PAGEBLOCK.nr_pages() / 2;
 
+/// Orders of whole pageblocks, as numbers of bits.
+const PAGEBLOCK: u32 = Order::PAGEBLOCK.get() as u32;
+const PAIR: u32 = MAX_ORDER.get() as u32;
+
 /// Where requests of a type go when there is nothing of it. Linux: `fallbacks`.
 const fn fallbacks(kind: MigrateType) -> &'static [MigrateType] {
     use MigrateType::{Cma, HighAtomic, Isolate, Movable, Reclaimable, Unmovable};
@@ -104,10 +108,14 @@ impl Buddy {
     ) -> usize {
         let request: Request = request.into();
         let mut left = most;
-        if order == Order::PAGEBLOCK && !request.may_use_cma() {
-            left -= self.take_own_wholes(request.kind(), most, &mut sink);
-        }
         while left > 0 {
+            // Whether it is time for CMA is asked for each block.
+            if !request.may_use_cma() {
+                left -= self.take_own_blocks(request.kind(), order, left, &mut sink);
+            }
+            if left == 0 {
+                break;
+            }
             let Ok(pfn) = self.take(order, request) else {
                 break;
             };
@@ -172,34 +180,29 @@ impl Buddy {
         self.areas_mut().take_part(kind, order)
     }
 
-    /// Up to `most` pageblocks that are free as a whole; how many. The two halves of a block come at once.
-    fn take_own_wholes(
+    /// Up to `most` blocks; how many. Those that lie in one pageblock come at once: blocks of order 1 in a row through a
+    /// pageset cost 308 instructions each one by one, and 105 so; of order 3 372 and 217.
+    fn take_own_blocks(
         &mut self,
         kind: MigrateType,
+        order: Order,
         most: usize,
         sink: &mut impl FnMut(Pfn),
     ) -> usize {
-        const ALONE: u32 = 1 << Order::PAGEBLOCK.get();
         if kind == MigrateType::Isolate {
             return 0;
         }
         let areas = self.areas_mut();
         let mut left = most;
         while left > 0 {
-            if left > 1 && areas.largest_orders(kind) & ALONE == 0 {
-                let Some(pfn) = areas.take_pair(kind) else {
-                    break;
-                };
-                sink(pfn);
-                sink(pfn + Order::PAGEBLOCK.nr_pages());
-                left -= 2;
-                continue;
-            }
-            let Some(pfn) = areas.take_one(kind) else {
-                break;
+            let orders = areas.largest_orders(kind) >> order.get() << order.get();
+            let count = match orders.trailing_zeros() {
+                0..PAGEBLOCK => areas.take_blocks(kind, order, left, sink),
+                PAGEBLOCK => areas.take_one_as(kind, order, left, sink),
+                PAIR => areas.take_pair_as(kind, order, left, sink),
+                _ => break,
             };
-            sink(pfn);
-            left -= 1;
+            left -= count;
         }
         most - left
     }

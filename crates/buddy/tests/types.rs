@@ -104,8 +104,9 @@ impl Driver {
             14 => self.oracle.unreserve(&mut self.buddy, wish.kind),
             15..18 => self.contig(),
             18..20 => {
-                let n = [0, 1, 3, 9, 9, 10][self.random.below(6)];
-                let most = self.random.below(6);
+                let n = self.random.below(11) as u8;
+                let most = 2 << self.random.below(6);
+                let most = self.random.below(most);
                 self.oracle.take_blocks(&mut self.buddy, n, most, wish);
             }
             _ if self.random.below(100) < fill => {

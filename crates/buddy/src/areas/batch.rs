@@ -1,10 +1,11 @@
 //! Single frames, many at a time.
 
-use kmm_frame::{MigrateType, Pfn};
+use kmm_frame::{MAX_ORDER, MigrateType, Order, Pfn};
 
 use super::{FreeAreas, WHOLE, level_of_word};
 use crate::bits::{
-    FRAMES, WORD_BITS, WORD_ORDER, WORDS, blocks_of, first_block, full_words, order_around, run,
+    FRAMES, WORD_BITS, WORD_ORDER, WORDS, blocks_of, first_block, full_words, lowest_block,
+    order_around, run,
 };
 use crate::state::State;
 
@@ -113,6 +114,75 @@ impl FreeAreas {
         }
         self.change(slot, kind, before, after);
         most - left
+    }
+
+    /// Takes up to `most` blocks of `order` out of the pageblock that [`FreeAreas::fitting`] says, which is not free as a
+    /// whole, as [`FreeAreas::take_part`] does one after the other: as long as it has one that fits, it remains the one, and
+    /// of a block that is cut the next part follows. How many were given to `sink`.
+    pub(crate) fn take_blocks(
+        &mut self,
+        kind: MigrateType,
+        order: Order,
+        most: usize,
+        sink: &mut impl FnMut(Pfn),
+    ) -> usize {
+        let Some(slot) = self.fitting(kind, order) else {
+            return 0;
+        };
+        let (start, before, order) = (self.start_of(slot), self.state(slot), order.index());
+        let (mut left, mut after) = (most, before);
+        while left > 0 && after.has_from(order) {
+            let from = after.smallest(order);
+            let at = lowest_block(self.words(slot), from);
+            let count = left.min(1 << (from - order));
+            (0..count).for_each(|i| sink(start + at + (i << order)));
+            self.clear_run(slot, at, count << order);
+            self.counts[kind.index()].sub(from, 1);
+            after = self.rest(kind, after.minus(from), (1 << from) - (count << order));
+            left -= count;
+        }
+        self.change(slot, kind, before, after);
+        most - left
+    }
+
+    /// The same of the first pageblock that is free as a whole.
+    pub(crate) fn take_one_as(
+        &mut self,
+        kind: MigrateType,
+        order: Order,
+        most: usize,
+        sink: &mut impl FnMut(Pfn),
+    ) -> usize {
+        let Some(pfn) = self.take_one(kind) else {
+            return 0;
+        };
+        let order = order.index();
+        let count = most.min(FRAMES >> order);
+        (0..count).for_each(|i| sink(pfn + (i << order)));
+        if count << order < FRAMES {
+            self.leave_above(self.slot(pfn), count << order);
+        }
+        count
+    }
+
+    /// The same of the first two that are one block, where no other is free as a whole.
+    pub(crate) fn take_pair_as(
+        &mut self,
+        kind: MigrateType,
+        order: Order,
+        most: usize,
+        sink: &mut impl FnMut(Pfn),
+    ) -> usize {
+        let count = most.min(MAX_ORDER.nr_pages() >> order.get());
+        if count << order.get() < MAX_ORDER.nr_pages() {
+            // The upper half is alone then.
+            return self.take_one_as(kind, order, most, sink);
+        }
+        let Some(pfn) = self.take_pair(kind) else {
+            return 0;
+        };
+        (0..count).for_each(|i| sink(pfn + (i << order.get())));
+        count
     }
 
     /// Gives back what is above the first `count` frames of a pageblock that was free as a whole and was taken.
