@@ -24,6 +24,33 @@ fn double_free_is_refused() {
     assert_eq!(sorted(buddy.free_blocks()), before);
 }
 
+/// A block with one frame free, or with one frame that is not: of every size, wherever the frame lies.
+#[test]
+fn blocks_that_are_free_in_part_are_refused_whatever_their_size() {
+    let range = frames(0, 2048);
+    for at in [0, 1, 63, 64, 127, 300, 511, 512, 1023, 1024, 1600, 2047] {
+        let (mut one, mut others) = (empty(range, map_of(range)), full(range));
+        one.put(Pfn::new(at), Order::ZERO).unwrap();
+        others.take_pages(2048, MigrateType::Movable, |_| {});
+        others.add_free_range(frames(0, at)).unwrap();
+        others.add_free_range(frames(at + 1, 2048)).unwrap();
+        for buddy in [&mut one, &mut others] {
+            let before = sorted(buddy.free_blocks());
+            for o in Order::all() {
+                let pfn = Pfn::new(at).align_down(o);
+                for pfn in [pfn, pfn.buddy(o)] {
+                    if !buddy.has_free_in(PfnRange::with_len(pfn, o.nr_pages())) {
+                        continue;
+                    }
+                    assert_eq!(buddy.put(pfn, o), Err(FreeError::AlreadyFree), "{at} {o}");
+                    assert_eq!(sorted(buddy.free_blocks()), before, "{at}: {pfn} {o}");
+                }
+            }
+            buddy.validate().unwrap();
+        }
+    }
+}
+
 #[test]
 fn foreign_and_misaligned_frames_are_refused() {
     let mut buddy = full(frames(5, 61));
