@@ -101,6 +101,8 @@ pub struct CacheSlot<L: RawMutex> {
     generation: AtomicU32,
     /// Objects that owners gave back past the arrays: most of them without the lock.
     direct_frees: AtomicU64,
+    /// Slabs that were built here, for whichever cache.
+    nr_built: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -123,6 +125,7 @@ impl<L: RawMutex> CacheSlot<L> {
             words: [const { AtomicU64::new(0) }; 3],
             generation: AtomicU32::new(0),
             direct_frees: AtomicU64::new(0),
+            nr_built: AtomicU64::new(0),
         }
     }
 
@@ -140,12 +143,14 @@ impl<L: RawMutex> CacheSlot<L> {
             object_size,
             stride,
             word_at,
+            beside,
             align,
             order,
             min_order,
             secret: _,
         } = shape.geometry;
         let orders = u64::from(order.get()) | u64::from(min_order.get()) << 8;
+        let orders = orders | (beside as u64) << 16;
         let words = [
             stride as u64 | (object_size as u64) << 32,
             word_at as u64 | (align as u64) << 32,
@@ -169,6 +174,7 @@ impl<L: RawMutex> CacheSlot<L> {
             stride: (sizes as u32 as usize).max(1),
             word_at: more as u32 as usize,
             align: (more >> 32) as usize,
+            beside: (orders >> 16 & 0xff) as usize,
             order: order(orders),
             min_order: order(orders >> 8),
             secret,
@@ -192,6 +198,11 @@ impl<L: RawMutex> CacheSlot<L> {
 
     pub(crate) fn note_direct_free(&self) {
         self.direct_frees.fetch_add(1, Relaxed);
+    }
+
+    /// A slab is being built here; how many were before.
+    pub(crate) fn note_built(&self) -> u64 {
+        self.nr_built.fetch_add(1, Relaxed)
     }
 
     pub(crate) fn direct_frees(&self) -> u64 {

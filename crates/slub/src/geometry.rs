@@ -83,7 +83,7 @@ impl CacheArgs {
 
 /// The free list takes a word of each free object.
 pub(crate) const WORD_BYTES: usize = size_of::<u64>();
-const CACHE_LINE_BYTES: usize = 64;
+pub(crate) const CACHE_LINE_BYTES: usize = 64;
 /// Slabs are no larger than this unless one object needs it. Linux: `slub_max_order`.
 const SLAB_MAX_ORDER: u8 = 3;
 /// Objects are numbered by `u16`, and one number means none. Linux: `MAX_OBJS_PER_PAGE`.
@@ -109,8 +109,10 @@ pub struct Geometry {
     pub stride: usize,
     /// What every object's address is a multiple of.
     pub align: usize,
-    /// Where in a free object the word of the free list lies.
+    /// Where in a free object the word of the free list lies; above 0 if objects are constructed, and only then.
     pub word_at: usize,
+    /// Bytes on the slab for each object, besides the object.
+    pub beside: usize,
     /// The size of slab to ask for first.
     pub order: Order,
     /// The smallest slab that holds an object.
@@ -156,9 +158,27 @@ impl Geometry {
             stride,
             align,
             word_at,
+            beside: 0,
             order: slab_order(stride, request.nr_cpus).unwrap_or(min_order),
             min_order,
             secret: request.secret,
+        })
+    }
+
+    /// The same with another stride, and `beside` bytes on the slab for each object.
+    pub(crate) fn packed(
+        self,
+        stride: usize,
+        beside: usize,
+        nr_cpus: usize,
+    ) -> Result<Self, SlubError> {
+        let min_order = Order::for_size(stride + beside).ok_or(SlubError::TooLarge)?;
+        Ok(Self {
+            stride,
+            beside,
+            order: slab_order(stride + beside, nr_cpus).unwrap_or(min_order),
+            min_order,
+            ..self
         })
     }
 
@@ -168,7 +188,7 @@ impl Geometry {
         reason = "MAX_OBJECTS is below 1 << 16"
     )]
     pub(crate) fn objects(&self, order: Order) -> u16 {
-        (order.size_bytes() / self.stride).min(MAX_OBJECTS) as u16
+        (order.size_bytes() / (self.stride + self.beside)).min(MAX_OBJECTS) as u16
     }
 
     /// Whether objects keep their state while they are free.

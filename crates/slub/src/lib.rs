@@ -25,8 +25,12 @@ pub use front::{CpuSlot, MAX_CACHES, ObjectCaches, SlubStorage};
 pub use geometry::{CacheArgs, CacheFlags};
 pub use heap::{EarlyHeap, KmemAlloc, NoEarlyHeap};
 pub use kmem::{KMALLOC_MAX_SIZE, Kmem, ZERO_SIZE_PTR};
-pub use slab::{InObject, SlabKind};
+pub use slab::{InObject, IndexArray, SlabKind};
 pub use stats::{Broken, CacheInfo, CacheStats, SlabPages, SlabUse};
 
 /// Linux's default: the free list in the free objects, all other state in one word of a descriptor.
 pub type Slub<A, P, L, C> = ObjectCaches<InObject, A, P, L, C>;
+
+/// Bonwick's: an array of indices beside the objects, on the slab or off it, and slabs of different colours. Nothing is written
+/// into free objects. Linux: mm/slab.c, until 6.7.
+pub type Slab<A, P, L, C> = ObjectCaches<IndexArray, A, P, L, C>;

@@ -32,9 +32,10 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
     /// Returns what all caches have to spare; how many pages that were.
     pub fn shrink_all(&self) -> usize {
         self.ask_others();
-        // Those of the allocator itself last: the others give back to them.
-        (0..self.slots.len())
-            .rev()
+        // Those of the allocator itself last: the others give back to them. What their slabs had besides goes the other way.
+        let nr_passes = if K::HAS_INDEX { 2 } else { 1 };
+        (0..nr_passes)
+            .flat_map(|_| (0..self.slots.len()).rev())
             .filter_map(|slot| u8::try_from(slot).ok())
             .map(|slot| self.shrink_slot(slot))
             .sum()

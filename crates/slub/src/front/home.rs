@@ -173,10 +173,10 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         gfp: Gfp,
         node: Option<usize>,
     ) -> Result<usize, SlubError> {
-        let new = match self.new_slab(shape, gfp, node) {
+        let new = match self.new_slab(slot, shape, gfp, node) {
             // What lies idle may be what is missing.
             Err(SlubError::OutOfMemory) if self.shrink_for(slot) => {
-                self.new_slab(shape, gfp, node)?
+                self.new_slab(slot, shape, gfp, node)?
             }
             other => other?,
         };
@@ -238,7 +238,13 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
     }
 
     /// Linux: `allocate_slab`, mm/slub.c: the usual size without trying hard, else the least.
-    fn new_slab(&self, shape: &Shape, gfp: Gfp, node: Option<usize>) -> Result<NewSlab, SlubError> {
+    fn new_slab(
+        &self,
+        slot: u8,
+        shape: &Shape,
+        gfp: Gfp,
+        node: Option<usize>,
+    ) -> Result<NewSlab, SlubError> {
         let Geometry {
             order, min_order, ..
         } = shape.geometry;
@@ -256,13 +262,17 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             Ok(block) => block,
             Err(_) => self.pages.alloc(request(min_order, gfp))?,
         };
-        // Any number that differs from slab to slab.
-        let nth = (block.pfn().index() >> block.order().get()) as u64;
-        let colour = K::colour(&shape.geometry, nth);
+        if let Err(error) = self.add_index(shape, gfp, &block) {
+            self.pages.free(block);
+            return Err(error);
+        }
+        let nth = self.slots[usize::from(slot)].note_built();
+        let colour = K::colour(&shape.geometry, block.order(), nth);
         let built = NewSlab::build::<K, P>(self.mem(), &shape.geometry, shape.ctor, colour, block);
         built
             .map_err(|block| {
                 let address = block.pfn().phys().as_usize();
+                self.drop_index(&block);
                 self.pages.free(block);
                 self.report(SlubBugKind::ForeignFrame, Some(shape.name), address);
                 SlubError::ForeignFrame
@@ -272,6 +282,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
 
     /// Linux: `__free_slab`, mm/slub.c.
     pub(super) fn free_slab(&self, block: PageBlock, flags: CacheFlags) {
+        self.drop_index(&block);
         self.count(block.pfn(), block.order(), flags, -1);
         self.pages.free(block);
     }

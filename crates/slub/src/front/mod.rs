@@ -26,6 +26,7 @@ mod cpu;
 mod drain;
 mod home;
 mod hot;
+mod index;
 mod kmem;
 mod large;
 mod lookup;

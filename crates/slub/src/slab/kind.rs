@@ -1,5 +1,7 @@
 //! What the two kinds of slabs differ in: where the number of the next free object is kept.
 
+use kmm_frame::Order;
+
 use super::{Corrupt, Slab};
 use crate::SlubError;
 use crate::geometry::{Geometry, Request};
@@ -11,6 +13,9 @@ use crate::geometry::{Geometry, Request};
 pub trait SlabKind: Sized + 'static {
     /// The name of the back end.
     const NAME: &'static str;
+    /// Whether slabs of some caches need memory besides their pages.
+    #[doc(hidden)]
+    const HAS_INDEX: bool = false;
 
     /// How objects lie in the slabs of such a cache.
     ///
@@ -21,10 +26,18 @@ pub trait SlabKind: Sized + 'static {
         Geometry::new(request)
     }
 
-    /// How far the next slab's objects are moved back, in units of [`Geometry::colour_bytes`]. `nth` counts slabs.
+    /// How far the next slab's objects are moved back, in units of [`Geometry::colour_bytes`]. `nth` counts the slabs of the
+    /// cache.
     #[doc(hidden)]
-    fn colour(geometry: &Geometry, nth: u64) -> u8 {
-        let _ = (geometry, nth);
+    fn colour(geometry: &Geometry, order: Order, nth: u64) -> u8 {
+        let _ = (geometry, order, nth);
+        0
+    }
+
+    /// Bytes that a slab of `order` needs besides its pages; 0 for none. Its head's `index` says where they are.
+    #[doc(hidden)]
+    fn index_bytes(geometry: &Geometry, order: Order) -> usize {
+        let _ = (geometry, order);
         0
     }
 

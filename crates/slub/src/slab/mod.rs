@@ -6,6 +6,7 @@
 //! | `mapping`, of every frame | the slab's label: node and slot of the cache, sealed with the allocator's key |
 //! | `owner_word`, of every frame | the head's frame |
 //! | `private`, of the head | its state: [`state`] |
+//! | `index`, of the head | where the array of its kind is, if that is not on the slab |
 //! | `lru` links, of the head | neighbours on the cache's list |
 //!
 //! So `kfree` looks at one descriptor, that of the frame which its address is in, and knows the cache.
@@ -21,11 +22,13 @@ use crate::cache::Ctor;
 use crate::geometry::Geometry;
 
 mod in_object;
+mod index_array;
 mod kind;
 mod list;
 mod state;
 
 pub use in_object::InObject;
+pub use index_array::IndexArray;
 pub use kind::SlabKind;
 pub(crate) use list::SlabList;
 pub(crate) use state::{NIL, Pushed, SlabState, Taken};

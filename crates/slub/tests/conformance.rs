@@ -1,0 +1,1029 @@
+//! One suite for all back ends: each property of `Kmem` is a test of each of them.
+//!
+//! What a back end may do in its own way is said by [`BackEnd`]; everything else is the same for all.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block,
+    unsafe_code,
+    missing_docs,
+    reason = "a test"
+)]
+
+mod common;
+
+use core::alloc::Layout;
+use core::cell::{Cell, RefCell};
+use core::ptr::NonNull;
+use std::collections::BTreeMap;
+
+use common::{Source, bugs, config, fast_config, fill, holds, is_zero, storage};
+use kmm_frame::{Gfp, NodeId, PAGE_SIZE, PageFlags};
+use kmm_host::{AllocError, PageBlock, PageReq, PageSource, PhysMap};
+use kmm_sim::{
+    Config, FailRandom, FreeListSource, Machine, Rng, SimCpus, SimLock, SimPhys, seeded,
+};
+use kmm_slub::{
+    CacheArgs, CacheFlags, CacheInfo, KMALLOC_MAX_SIZE, Kmem, KmemCache, Slab, Slub, SlubBugKind,
+    SlubConfig, SlubError, ZERO_SIZE_PTR,
+};
+
+/// How to make one, and what is its own way.
+trait BackEnd: 'static {
+    type Kmem<A: PageSource + 'static>: Kmem + 'static;
+    /// Whether objects are constructed when their slab is made; else whenever they are handed out.
+    const CONSTRUCTS_SLABS: bool;
+
+    fn make<A: PageSource + 'static>(
+        machine: &'static Machine,
+        source: A,
+        config: SlubConfig,
+    ) -> Self::Kmem<A>;
+
+    /// Gives back what nobody uses, however fond of it it is.
+    fn drain<A: PageSource + 'static>(kmem: &Self::Kmem<A>);
+}
+
+struct OfSlub;
+
+impl BackEnd for OfSlub {
+    type Kmem<A: PageSource + 'static> = Slub<A, SimPhys, SimLock, SimCpus>;
+    const CONSTRUCTS_SLABS: bool = true;
+
+    fn make<A: PageSource + 'static>(
+        machine: &'static Machine,
+        source: A,
+        config: SlubConfig,
+    ) -> Self::Kmem<A> {
+        let (phys, map, cpus) = (*machine.phys(), machine.mem_map(), *machine.cpus());
+        Slub::new(source, phys, map, cpus, storage(machine), config).expect("enough slots")
+    }
+
+    fn drain<A: PageSource + 'static>(kmem: &Self::Kmem<A>) {
+        unsafe { kmem.drain_all() };
+    }
+}
+
+struct OfSlab;
+
+impl BackEnd for OfSlab {
+    type Kmem<A: PageSource + 'static> = Slab<A, SimPhys, SimLock, SimCpus>;
+    const CONSTRUCTS_SLABS: bool = true;
+
+    fn make<A: PageSource + 'static>(
+        machine: &'static Machine,
+        source: A,
+        config: SlubConfig,
+    ) -> Self::Kmem<A> {
+        let (phys, map, cpus) = (*machine.phys(), machine.mem_map(), *machine.cpus());
+        Slab::new(source, phys, map, cpus, storage(machine), config).expect("enough slots")
+    }
+
+    fn drain<A: PageSource + 'static>(kmem: &Self::Kmem<A>) {
+        unsafe { kmem.drain_all() };
+    }
+}
+
+/// Each property, as a test of each back end.
+macro_rules! conformance {
+    ($($property:ident)*) => {
+        mod slub {
+            $(#[test] fn $property() { super::$property::<super::OfSlub>(); })*
+        }
+        mod slab {
+            $(#[test] fn $property() { super::$property::<super::OfSlab>(); })*
+        }
+    };
+}
+
+conformance! {
+    every_size_and_alignment_lies_apart
+    contents_survive_what_others_do
+    krealloc_keeps_the_contents
+    size_zero_is_an_address
+    what_cannot_be_is_refused
+    zeroed_memory_is_zero
+    constructed_objects_are_constructed
+    caches_have_names_and_figures
+    objects_of_caches_may_be_kfreed
+    bulk_is_all_or_nothing
+    nodes_are_asked_for
+    whoever_may_not_wait_does_not
+    no_lock_is_held_while_pages_are_asked_for
+    each_page_request_may_fail
+    shrink_and_destroy_return_every_page
+    a_leak_is_reported_and_stays
+    handles_of_caches_that_are_gone_are_refused
+    wrong_pointers_are_refused
+    every_frame_is_told_once_and_marked
+    random_requests_match_the_oracle
+    random_requests_match_the_oracle_when_pages_fail
+}
+
+struct Rig<B: BackEnd, A: PageSource + 'static = &'static Source> {
+    machine: &'static Machine,
+    source: &'static Source,
+    kmem: B::Kmem<A>,
+}
+
+fn source_on(machine: &'static Machine) -> &'static Source {
+    Box::leak(Box::new(FailRandom::new(
+        FreeListSource::new(machine),
+        1,
+        0,
+    )))
+}
+
+fn rig_with<B: BackEnd>(config: SlubConfig) -> Rig<B> {
+    let machine = Machine::new(Config::with_mib(64));
+    let source = source_on(machine);
+    Rig {
+        machine,
+        source,
+        kmem: B::make(machine, source, config),
+    }
+}
+
+/// With all that makes it fast, and with all that makes it careful.
+fn rigs<B: BackEnd>() -> [Rig<B>; 2] {
+    [rig_with(fast_config()), rig_with(config())]
+}
+
+impl<B: BackEnd, A: PageSource + 'static> Rig<B, A> {
+    fn outstanding(&self) -> usize {
+        self.source.inner().outstanding()
+    }
+
+    fn info(&self, name: &str) -> CacheInfo {
+        let mut found = None;
+        self.kmem.for_each_cache(&mut |info| {
+            if info.name == name {
+                found = Some(*info);
+            }
+        });
+        found.expect("the cache exists")
+    }
+
+    /// Everything came back, nothing was reported, all books are in order.
+    #[track_caller]
+    fn assert_clean(&self) {
+        self.kmem.validate().unwrap();
+        B::drain(&self.kmem);
+        self.kmem.validate().unwrap();
+        self.kmem
+            .for_each_cache(&mut |info| assert_eq!((info.active_objs, info.nr_pages), (0, 0)));
+        assert_eq!(self.kmem.nr_pages().total(), 0);
+        self.source.inner().assert_nothing_outstanding();
+        let marks = PageFlags::SLAB | PageFlags::HEAD | PageFlags::TAIL;
+        let map = self.machine.mem_map();
+        let mut marked = map
+            .range()
+            .iter()
+            .filter(|pfn| map.page(*pfn).flags().intersects(marks));
+        assert_eq!(marked.next(), None, "a mark is left");
+        assert_eq!(bugs(), []);
+    }
+
+    fn kfree(&self, ptr: NonNull<u8>) {
+        unsafe { self.kmem.kfree(ptr) };
+    }
+
+    fn free(&self, cache: KmemCache, object: NonNull<u8>) {
+        unsafe { self.kmem.free(cache, object) };
+    }
+
+    fn destroy(&self, cache: KmemCache) -> Result<(), SlubError> {
+        unsafe { self.kmem.cache_destroy(cache) }
+    }
+}
+
+/// What is live, by address: where it ends, how much its owner wrote, and what.
+#[derive(Default)]
+struct Oracle {
+    live: BTreeMap<usize, Live>,
+}
+
+#[derive(Clone, Copy)]
+struct Live {
+    ptr: NonNull<u8>,
+    size: usize,
+    room: usize,
+    id: u64,
+    cache: Option<usize>,
+    layout: Option<Layout>,
+}
+
+impl Oracle {
+    /// Checks that new memory overlaps nothing, fills it, and remembers it.
+    #[track_caller]
+    fn add(&mut self, live: Live) {
+        let start = live.ptr.addr().get();
+        assert!(live.room >= live.size, "{} for {}", live.room, live.size);
+        let below = self.live.range(..start + live.room).next_back();
+        assert!(
+            below.is_none_or(|(at, other)| at + other.room <= start),
+            "{start:#x} overlaps"
+        );
+        fill(live.ptr, live.size, live.id);
+        self.live.insert(start, live);
+    }
+
+    fn take(&mut self, rng: &mut Rng) -> Option<Live> {
+        let (&first, _) = self.live.first_key_value()?;
+        let (&last, _) = self.live.last_key_value()?;
+        let at = rng.range(first as u64..last as u64 + 1) as usize;
+        let (&start, _) = self.live.range(at..).next()?;
+        let live = self.live.remove(&start)?;
+        assert!(holds(live.ptr, live.size, live.id), "contents changed");
+        Some(live)
+    }
+}
+
+fn every_size_and_alignment_lies_apart<B: BackEnd>() {
+    for rig in rigs::<B>() {
+        let mut oracle = Oracle::default();
+        let mut id = 0;
+        let mut sizes: Vec<usize> = (1..300).chain((300..9000).step_by(97)).collect();
+        sizes.extend([16_384, 20_000, 65_536, 100_001]);
+        for &size in &sizes {
+            for align in [1, 8, 16, 64, 256, 2048, 4096] {
+                id += 1;
+                let ptr = rig.kmem.kmalloc_aligned(size, align, Gfp::KERNEL).unwrap();
+                assert_eq!(ptr.addr().get() % align.max(8), 0, "{size} at {align}");
+                let room = rig.kmem.ksize(ptr);
+                let promised = rig.kmem.kmalloc_size_roundup(size, align);
+                assert_eq!(room, promised, "{size} at {align}");
+                let layout = Layout::from_size_align(size, align).ok();
+                let cache = None;
+                oracle.add(Live {
+                    ptr,
+                    size,
+                    room,
+                    id,
+                    cache,
+                    layout,
+                });
+                if oracle.live.len() > 700 {
+                    let (_, live) = oracle.live.pop_first().unwrap();
+                    assert!(holds(live.ptr, live.size, live.id));
+                    unsafe { rig.kmem.kfree_sized(live.ptr, live.layout.unwrap()) };
+                }
+            }
+        }
+        // A power of two is aligned to itself: Linux has promised that since 5.4.
+        for size in (3..=22).map(|bit| 1_usize << bit) {
+            let ptr = rig.kmem.kmalloc(size, Gfp::KERNEL).unwrap();
+            assert_eq!(ptr.addr().get() % size.min(PAGE_SIZE), 0, "{size}");
+            rig.kfree(ptr);
+        }
+        rig.kmem.validate().unwrap();
+        for live in oracle.live.into_values() {
+            assert!(holds(live.ptr, live.size, live.id));
+            rig.kfree(live.ptr);
+        }
+        rig.assert_clean();
+    }
+}
+
+fn contents_survive_what_others_do<B: BackEnd>() {
+    for rig in rigs::<B>() {
+        let kept: Vec<_> = (1..400)
+            .map(|nr: usize| {
+                let ptr = rig.kmem.kmalloc(nr * 3, Gfp::KERNEL).unwrap();
+                let room = rig.kmem.ksize(ptr);
+                fill(ptr, room, nr as u64);
+                (ptr, room, nr as u64)
+            })
+            .collect();
+        for round in 0..3 {
+            let others: Vec<_> = (0..1000)
+                .map(|nr| {
+                    rig.kmem
+                        .kmalloc(1 + nr * (round + 1) % 900, Gfp::KERNEL)
+                        .unwrap()
+                })
+                .collect();
+            for &ptr in &others {
+                unsafe { ptr.write_bytes(0xee, rig.kmem.ksize(ptr)) };
+            }
+            others.into_iter().for_each(|ptr| rig.kfree(ptr));
+            rig.kmem.shrink_all();
+        }
+        for (ptr, room, id) in kept {
+            assert!(holds(ptr, room, id));
+            rig.kfree(ptr);
+        }
+        rig.assert_clean();
+    }
+}
+
+fn krealloc_keeps_the_contents<B: BackEnd>() {
+    for rig in rigs::<B>() {
+        let mut ptr = unsafe { rig.kmem.krealloc(None, 1, Gfp::KERNEL) }.unwrap();
+        let mut size = 1;
+        for new_size in [8, 9, 100, 90, 5000, 4097, 300_000, 20, 1 << 20] {
+            fill(ptr, size, 3);
+            let room = rig.kmem.ksize(ptr);
+            let moved = unsafe { rig.kmem.krealloc(Some(ptr), new_size, Gfp::KERNEL) }.unwrap();
+            assert_eq!(moved == ptr, new_size <= room, "{size} to {new_size}");
+            assert!(holds(moved, size.min(new_size), 3));
+            (ptr, size) = (moved, new_size);
+        }
+        let none = unsafe { rig.kmem.krealloc(Some(ptr), 0, Gfp::KERNEL) };
+        assert_eq!(none, Ok(ZERO_SIZE_PTR));
+        let again = unsafe { rig.kmem.krealloc(Some(ZERO_SIZE_PTR), 5, Gfp::KERNEL) }.unwrap();
+        // What cannot grow stays.
+        fill(again, 5, 4);
+        rig.source.set_per_mille(1000);
+        let grown = unsafe { rig.kmem.krealloc(Some(again), 100_000, Gfp::KERNEL) };
+        rig.source.set_per_mille(0);
+        assert_eq!(grown, Err(SlubError::OutOfMemory));
+        assert!(holds(again, 5, 4));
+        rig.kfree(again);
+        rig.assert_clean();
+    }
+}
+
+fn size_zero_is_an_address<B: BackEnd>() {
+    for rig in rigs::<B>() {
+        assert_eq!(rig.kmem.kmalloc(0, Gfp::KERNEL), Ok(ZERO_SIZE_PTR));
+        assert_eq!(rig.kmem.kcalloc(0, 8, Gfp::KERNEL), Ok(ZERO_SIZE_PTR));
+        assert_eq!(rig.kmem.ksize(ZERO_SIZE_PTR), 0);
+        rig.kfree(ZERO_SIZE_PTR);
+        rig.assert_clean();
+    }
+}
+
+fn what_cannot_be_is_refused<B: BackEnd>() {
+    let rig = rig_with::<B>(fast_config());
+    let kmem = &rig.kmem;
+    let too_large = Err(SlubError::TooLarge);
+    assert_eq!(kmem.kmalloc(KMALLOC_MAX_SIZE + 1, Gfp::KERNEL), too_large);
+    assert_eq!(kmem.kmalloc(usize::MAX, Gfp::KERNEL), too_large);
+    assert_eq!(kmem.kcalloc(usize::MAX, 2, Gfp::KERNEL), too_large);
+    assert_eq!(kmem.kmalloc_array(1 << 33, 1 << 33, Gfp::KERNEL), too_large);
+    let odd = kmem.kmalloc_aligned(8, 3, Gfp::KERNEL);
+    assert_eq!(odd, Err(SlubError::InvalidLayout));
+    assert_eq!(kmem.kmalloc_size_roundup(KMALLOC_MAX_SIZE + 1, 1), 0);
+    let make = |size, align| {
+        let args = CacheArgs::new("bad", size).align(align);
+        kmem.cache_create(&args).unwrap_err()
+    };
+    assert_eq!(make(0, 8), SlubError::InvalidLayout);
+    assert_eq!(make(8, 0), SlubError::InvalidLayout);
+    assert_eq!(make(8, 24), SlubError::InvalidLayout);
+    assert_eq!(make(8, 2 * PAGE_SIZE), SlubError::InvalidLayout);
+    assert_eq!(make(KMALLOC_MAX_SIZE + 1, 8), SlubError::TooLarge);
+    assert_eq!(make(usize::MAX, 8), SlubError::TooLarge);
+    let mut nr = 0;
+    while kmem.cache_create(&CacheArgs::new("one more", 8)).is_ok() {
+        nr += 1;
+        assert!(nr <= 256);
+    }
+    let more = kmem.cache_create(&CacheArgs::new("one more", 8));
+    assert_eq!(more, Err(SlubError::NoSlot));
+    rig.assert_clean();
+}
+
+fn zeroed_memory_is_zero<B: BackEnd>() {
+    for rig in rigs::<B>() {
+        let cache = rig
+            .kmem
+            .cache_create(&CacheArgs::new("zeroed", 77))
+            .unwrap();
+        for _ in 0..3 {
+            let mut dirty = Vec::new();
+            for size in [1, 8, 100, 1000, 4096, 5000, 9000, 70_000] {
+                let one = rig.kmem.kzalloc(size, Gfp::KERNEL).unwrap();
+                assert!(is_zero(one, size), "{size}");
+                let many = rig.kmem.kcalloc(3, size, Gfp::ATOMIC).unwrap();
+                assert!(is_zero(many, 3 * size), "{size}");
+                fill(one, size, 1);
+                fill(many, 3 * size, 2);
+                dirty.extend([one, many]);
+            }
+            dirty.into_iter().for_each(|ptr| rig.kfree(ptr));
+            let object = rig.kmem.alloc(cache, Gfp::KERNEL | Gfp::ZERO).unwrap();
+            assert!(is_zero(object, 77));
+            fill(object, 77, 5);
+            rig.free(cache, object);
+        }
+        rig.destroy(cache).unwrap();
+        rig.assert_clean();
+    }
+}
+
+thread_local! {
+    static NR_CONSTRUCTED: Cell<usize> = const { Cell::new(0) };
+}
+
+unsafe fn construct(object: NonNull<u8>) {
+    NR_CONSTRUCTED.set(NR_CONSTRUCTED.get() + 1);
+    fill(object, 60, 0xc0de);
+}
+
+fn constructed_objects_are_constructed<B: BackEnd>() {
+    for rig in rigs::<B>() {
+        NR_CONSTRUCTED.set(0);
+        let args = CacheArgs::new("built", 60).ctor(construct);
+        let cache = rig.kmem.cache_create(&args).unwrap();
+        assert_eq!(NR_CONSTRUCTED.get(), 0, "no slab yet");
+        let mut nr = 0;
+        for _ in 0..5 {
+            let objects: Vec<_> = (0..150)
+                .map(|_| rig.kmem.alloc(cache, Gfp::KERNEL).unwrap())
+                .collect();
+            nr += objects.len();
+            for object in objects {
+                assert!(holds(object, 60, 0xc0de));
+                rig.free(cache, object);
+            }
+        }
+        let info = rig.info("built");
+        let per_slab = info.slabs_taken as usize * info.objperslab;
+        let wanted = if B::CONSTRUCTS_SLABS { per_slab } else { nr };
+        assert_eq!(NR_CONSTRUCTED.get(), wanted);
+        let zeroed = rig.kmem.alloc(cache, Gfp::KERNEL | Gfp::ZERO);
+        assert_eq!(zeroed, Err(SlubError::Constructed));
+        rig.destroy(cache).unwrap();
+        rig.assert_clean();
+    }
+}
+
+fn caches_have_names_and_figures<B: BackEnd>() {
+    for rig in rigs::<B>() {
+        let make = |args: CacheArgs| rig.kmem.cache_create(&args).unwrap();
+        let inodes = make(CacheArgs::new("inodes", 600));
+        let lines = make(CacheArgs::new("lines", 90).flags(CacheFlags::HWCACHE_ALIGN));
+        let large = make(CacheArgs::new("large", 30_000).align(256));
+        assert_eq!(rig.outstanding(), 0, "created without a page");
+        let mut live = Vec::new();
+        for (cache, nr) in [(inodes, 70), (lines, 9), (large, 3)] {
+            for _ in 0..nr {
+                live.push((cache, rig.kmem.alloc(cache, Gfp::KERNEL).unwrap()));
+            }
+        }
+        let figures = |name| {
+            let info = rig.info(name);
+            assert!(info.num_objs >= info.active_objs);
+            assert!(info.objsize >= info.object_size);
+            (info.active_objs, info.object_size, info.align)
+        };
+        assert_eq!(figures("inodes"), (70, 600, 8));
+        assert_eq!(figures("lines"), (9, 90, 64));
+        assert_eq!(figures("large"), (3, 30_000, 256));
+        for (cache, object) in live {
+            let align = if cache == lines { 64 } else { 8 };
+            assert_eq!(object.addr().get() % align, 0);
+            rig.free(cache, object);
+        }
+        for cache in [inodes, lines, large] {
+            rig.destroy(cache).unwrap();
+        }
+        rig.kmem
+            .for_each_cache(&mut |info| assert_ne!(info.name, "inodes"));
+        rig.assert_clean();
+    }
+}
+
+fn objects_of_caches_may_be_kfreed<B: BackEnd>() {
+    for rig in rigs::<B>() {
+        for size in [8, 600, 3000, 30_000] {
+            let cache = rig.kmem.cache_create(&CacheArgs::new("any", size)).unwrap();
+            let object = rig.kmem.alloc(cache, Gfp::KERNEL).unwrap();
+            assert!(rig.kmem.ksize(object) >= size);
+            rig.kfree(object);
+            assert_eq!(rig.info("any").active_objs, 0);
+            rig.destroy(cache).unwrap();
+        }
+        rig.assert_clean();
+    }
+}
+
+fn bulk_is_all_or_nothing<B: BackEnd>() {
+    for rig in rigs::<B>() {
+        let cache = rig.kmem.cache_create(&CacheArgs::new("bulk", 200)).unwrap();
+        let mut objects = [None; 333];
+        for _ in 0..3 {
+            rig.kmem
+                .alloc_bulk(cache, Gfp::KERNEL, &mut objects)
+                .unwrap();
+            for (object, id) in objects.iter().zip(0..) {
+                fill(object.unwrap(), 200, id);
+            }
+            for (object, id) in objects.iter().zip(0..) {
+                assert!(holds(object.unwrap(), 200, id));
+            }
+            assert_eq!(rig.info("bulk").active_objs, 333);
+            unsafe { rig.kmem.free_bulk(cache, &mut objects) };
+            assert!(objects.iter().all(Option::is_none));
+        }
+        B::drain(&rig.kmem);
+        // Some pages come, the next does not.
+        let mut failed = 0;
+        for _ in 0..50 {
+            rig.source.set_per_mille(300);
+            let got = rig.kmem.alloc_bulk(cache, Gfp::KERNEL, &mut objects);
+            rig.source.set_per_mille(0);
+            if got.is_err() {
+                failed += 1;
+                assert!(objects.iter().all(Option::is_none));
+                assert_eq!(rig.info("bulk").active_objs, 0);
+            }
+            unsafe { rig.kmem.free_bulk(cache, &mut objects) };
+            B::drain(&rig.kmem);
+        }
+        assert!(failed > 5);
+        rig.destroy(cache).unwrap();
+        rig.assert_clean();
+    }
+}
+
+/// Keeps what was asked for, and calls back in the middle.
+struct Watched {
+    inner: &'static Source,
+    asked: RefCell<Vec<PageReq>>,
+    hook: RefCell<Option<Box<dyn FnOnce()>>>,
+}
+
+// SAFETY: blocks come from the inner source.
+unsafe impl PageSource for Watched {
+    fn alloc(&self, req: PageReq) -> Result<PageBlock, AllocError> {
+        self.asked.borrow_mut().push(req);
+        if let Some(hook) = self.hook.take() {
+            hook();
+        }
+        self.inner.alloc(req)
+    }
+
+    fn free(&self, block: PageBlock) {
+        self.inner.free(block);
+    }
+}
+
+fn watched<B: BackEnd>() -> (&'static Rig<B, &'static Watched>, &'static Watched) {
+    let machine = Machine::new(Config::with_mib(16));
+    let source = source_on(machine);
+    let watched: &'static Watched = Box::leak(Box::new(Watched {
+        inner: source,
+        asked: RefCell::default(),
+        hook: RefCell::default(),
+    }));
+    let kmem = B::make(machine, watched, config());
+    let rig = Rig {
+        machine,
+        source,
+        kmem,
+    };
+    (Box::leak(Box::new(rig)), watched)
+}
+
+fn nodes_are_asked_for<B: BackEnd>() {
+    let (rig, watched) = watched::<B>();
+    let node = NodeId::new(0);
+    let cache = rig.kmem.cache_create(&CacheArgs::new("far", 300)).unwrap();
+    let large = rig.kmem.kmalloc_node(50_000, Gfp::KERNEL, node).unwrap();
+    let small = rig.kmem.kmalloc_node(50, Gfp::KERNEL, node).unwrap();
+    let object = rig.kmem.alloc_node(cache, Gfp::KERNEL, node).unwrap();
+    let asked = watched.asked.take();
+    assert!(asked.len() >= 2);
+    assert!(asked.iter().all(|req| req.node == Some(node)));
+    rig.kfree(large);
+    rig.kfree(small);
+    rig.free(cache, object);
+    rig.destroy(cache).unwrap();
+    rig.assert_clean();
+}
+
+fn whoever_may_not_wait_does_not<B: BackEnd>() {
+    let (rig, watched) = watched::<B>();
+    for gfp in [Gfp::ATOMIC, Gfp::NOWAIT] {
+        for size in [8, 500, 4096, 100_000] {
+            let ptr = rig.kmem.kmalloc(size, gfp | Gfp::HIGHMEM).unwrap();
+            rig.kfree(ptr);
+            B::drain(&rig.kmem);
+        }
+    }
+    let asked = watched.asked.take();
+    assert!(asked.len() >= 8);
+    assert!(asked.iter().all(|req| !req.gfp.may_block()));
+    assert!(asked.iter().all(|req| !req.gfp.intersects(Gfp::HIGHMEM)));
+    // Memory for DMA is not what another left over.
+    let plain = rig.kmem.kmalloc(100, Gfp::KERNEL).unwrap();
+    watched.asked.take();
+    let dma = rig.kmem.kmalloc(100, Gfp::KERNEL | Gfp::DMA).unwrap();
+    assert!(watched.asked.take()[0].gfp.contains(Gfp::DMA));
+    rig.kfree(plain);
+    rig.kfree(dma);
+    rig.assert_clean();
+}
+
+/// The source may come back, as reclaim does. `SimLock` panics when locked twice.
+fn no_lock_is_held_while_pages_are_asked_for<B: BackEnd>() {
+    let (rig, watched) = watched::<B>();
+    *watched.hook.borrow_mut() = Some(Box::new(move || {
+        let inner = rig.kmem.kmalloc(64, Gfp::KERNEL).unwrap();
+        rig.kmem.shrink_all();
+        rig.kfree(inner);
+    }));
+    let ptr = rig.kmem.kmalloc(64, Gfp::KERNEL).unwrap();
+    assert!(watched.hook.borrow().is_none());
+    rig.kmem.validate().unwrap();
+    rig.kfree(ptr);
+    rig.assert_clean();
+}
+
+/// For each request for pages that a script makes: let that one fail, and look at what is left.
+fn each_page_request_may_fail<B: BackEnd>() {
+    let script = [8, 8192, 9000, 100, 4096, 1 << 20, 2048, KMALLOC_MAX_SIZE];
+    for failing in 0..script.len() {
+        for rig in rigs::<B>() {
+            let mut live: Vec<(NonNull<u8>, usize)> = Vec::new();
+            for (nth, &size) in script.iter().enumerate() {
+                let before = (rig.outstanding(), rig.kmem.nr_pages());
+                rig.source
+                    .set_per_mille(if nth == failing { 1000 } else { 0 });
+                let got = rig.kmem.kmalloc(size, Gfp::KERNEL);
+                rig.source.set_per_mille(0);
+                match got {
+                    Ok(ptr) => {
+                        fill(ptr, size, size as u64);
+                        live.push((ptr, size));
+                    }
+                    Err(error) => {
+                        assert_eq!((nth, error), (failing, SlubError::OutOfMemory));
+                        assert!(rig.outstanding() <= before.0);
+                        assert!(rig.kmem.nr_pages().total() <= before.1.total());
+                    }
+                }
+                rig.kmem.validate().unwrap();
+            }
+            // Nothing is there at first, and large ones always need pages.
+            assert!(live.len() < script.len() || ![0, 1, 2, 5, 7].contains(&failing));
+            for (ptr, size) in live {
+                assert!(holds(ptr, size, size as u64));
+                rig.kfree(ptr);
+            }
+            rig.assert_clean();
+        }
+    }
+}
+
+fn shrink_and_destroy_return_every_page<B: BackEnd>() {
+    for rig in rigs::<B>() {
+        let other = rig.kmem.kmalloc(40, Gfp::KERNEL).unwrap();
+        rig.kmem.shrink_all();
+        let start = rig.outstanding();
+        let cache = rig.kmem.cache_create(&CacheArgs::new("task", 700)).unwrap();
+        let fetch = || -> Vec<_> {
+            let objects = (0..500).map(|_| rig.kmem.alloc(cache, Gfp::KERNEL).unwrap());
+            objects.collect()
+        };
+        for object in fetch() {
+            rig.free(cache, object);
+        }
+        rig.kmem.shrink(cache).unwrap();
+        assert_eq!(rig.info("task").nr_pages, 0);
+        // Every second one stays: nothing that is in use goes.
+        let objects = fetch();
+        for &object in objects.iter().step_by(2) {
+            rig.free(cache, object);
+        }
+        for (&object, id) in objects.iter().skip(1).step_by(2).zip(0..) {
+            fill(object, 700, id);
+        }
+        rig.kmem.shrink(cache).unwrap();
+        rig.kmem.shrink_all();
+        rig.kmem.validate().unwrap();
+        for (&object, id) in objects.iter().skip(1).step_by(2).zip(0..) {
+            assert!(holds(object, 700, id));
+            rig.free(cache, object);
+        }
+        rig.destroy(cache).unwrap();
+        rig.kmem.shrink_all();
+        // An array of each CPU for a size it has used, at most.
+        assert!(
+            rig.outstanding() <= start + 1,
+            "{} of {start}",
+            rig.outstanding()
+        );
+        rig.kfree(other);
+        rig.assert_clean();
+    }
+}
+
+fn a_leak_is_reported_and_stays<B: BackEnd>() {
+    for rig in rigs::<B>() {
+        let cache = rig
+            .kmem
+            .cache_create(&CacheArgs::new("leaky", 100))
+            .unwrap();
+        let objects: Vec<_> = (0..40)
+            .map(|_| rig.kmem.alloc(cache, Gfp::KERNEL).unwrap())
+            .collect();
+        objects[3..]
+            .iter()
+            .for_each(|&object| rig.free(cache, object));
+        assert_eq!(rig.destroy(cache), Err(SlubError::Busy(3)));
+        assert_eq!(bugs(), [SlubBugKind::Leaked(3)]);
+        let more = rig.kmem.alloc(cache, Gfp::KERNEL).unwrap();
+        rig.free(cache, more);
+        objects[..3]
+            .iter()
+            .for_each(|&object| rig.free(cache, object));
+        rig.destroy(cache).unwrap();
+        rig.assert_clean();
+    }
+}
+
+fn handles_of_caches_that_are_gone_are_refused<B: BackEnd>() {
+    for rig in rigs::<B>() {
+        let make = || rig.kmem.cache_create(&CacheArgs::new("x", 48)).unwrap();
+        let old = make();
+        rig.destroy(old).unwrap();
+        let new = make();
+        assert_ne!(old, new);
+        let gone = Err(SlubError::NoSuchCache);
+        assert_eq!(rig.kmem.alloc(old, Gfp::KERNEL), gone);
+        assert_eq!(rig.kmem.alloc_node(old, Gfp::KERNEL, NodeId::new(0)), gone);
+        assert_eq!(rig.kmem.shrink(old), Err(SlubError::NoSuchCache));
+        assert_eq!(rig.destroy(old), Err(SlubError::NoSuchCache));
+        let object = rig.kmem.alloc(new, Gfp::KERNEL).unwrap();
+        rig.free(new, object);
+        rig.destroy(new).unwrap();
+        rig.assert_clean();
+    }
+}
+
+fn wrong_pointers_are_refused<B: BackEnd>() {
+    let rig = rig_with::<B>(config());
+    let refused = |ptr: NonNull<u8>, kind: SlubBugKind| {
+        let before = rig.kmem.nr_pages();
+        rig.kfree(ptr);
+        assert_eq!(bugs(), [kind]);
+        assert_eq!(rig.kmem.nr_pages(), before);
+        rig.kmem.validate().unwrap();
+    };
+    let mut on_stack = 0_u8;
+    refused(NonNull::from(&mut on_stack), SlubBugKind::OutsideDirectMap);
+    assert_eq!(rig.kmem.ksize(NonNull::from(&mut on_stack)), 0);
+    assert_eq!(bugs(), [SlubBugKind::OutsideDirectMap]);
+
+    let block = rig.source.alloc(PageReq::page(Gfp::KERNEL)).unwrap();
+    let page = rig.machine.phys().direct(block.pfn()).unwrap();
+    refused(page, SlubBugKind::NotAllocated);
+    let moved = unsafe { rig.kmem.krealloc(Some(page), 100, Gfp::KERNEL) };
+    assert_eq!(moved, Err(SlubError::InvalidLayout));
+    assert_eq!(bugs(), [SlubBugKind::NotAllocated]);
+    rig.source.free(block);
+
+    for size in [8, 96, 1024, 3000, 50_000] {
+        // So that its page stays.
+        let other = rig.kmem.kmalloc(size, Gfp::KERNEL).unwrap();
+        let ptr = rig.kmem.kmalloc(size, Gfp::KERNEL).unwrap();
+        fill(ptr, size, 9);
+        for offset in [1, 4, size / 2, size - 1] {
+            let middle = unsafe { ptr.add(offset) };
+            let kind = if offset >= PAGE_SIZE && size > 8192 {
+                SlubBugKind::NotAllocated
+            } else {
+                SlubBugKind::Misaligned
+            };
+            refused(middle, kind);
+        }
+        assert!(holds(ptr, size, 9));
+        rig.kfree(ptr);
+        let kind = if size > 8192 {
+            SlubBugKind::NotAllocated
+        } else {
+            SlubBugKind::DoubleFree
+        };
+        refused(ptr, kind);
+        rig.kfree(other);
+    }
+
+    let make = |name| rig.kmem.cache_create(&CacheArgs::new(name, 100)).unwrap();
+    let (ours, theirs) = (make("ours"), make("theirs"));
+    for size in [100, 30_000] {
+        let kmalloced = rig.kmem.kmalloc(size, Gfp::KERNEL).unwrap();
+        rig.free(theirs, kmalloced);
+        assert_eq!(bugs(), [SlubBugKind::WrongCache]);
+        rig.kfree(kmalloced);
+    }
+    let (object, other) = (
+        rig.kmem.alloc(ours, Gfp::KERNEL).unwrap(),
+        rig.kmem.alloc(ours, Gfp::KERNEL).unwrap(),
+    );
+    rig.free(theirs, object);
+    assert_eq!(bugs(), [SlubBugKind::WrongCache]);
+    rig.free(ours, object);
+    rig.free(ours, object);
+    assert_eq!(bugs(), [SlubBugKind::DoubleFree]);
+    rig.free(ours, other);
+    rig.destroy(ours).unwrap();
+    rig.destroy(theirs).unwrap();
+    rig.assert_clean();
+}
+
+fn every_frame_is_told_once_and_marked<B: BackEnd>() {
+    for rig in rigs::<B>() {
+        let live: Vec<_> = [8, 96, 1024, 8192, 10_000, 50_000, 8, 4096]
+            .into_iter()
+            .map(|size| rig.kmem.kmalloc(size, Gfp::KERNEL).unwrap())
+            .collect();
+        let mut told = Vec::new();
+        rig.kmem.for_each_frame(&mut |frames, _| {
+            let head = rig.machine.mem_map().page(frames.start());
+            assert!(head.test(PageFlags::SLAB | PageFlags::HEAD));
+            told.extend(frames.iter());
+        });
+        assert_eq!(told.len(), rig.outstanding());
+        assert_eq!(told.len(), rig.kmem.nr_pages().total());
+        told.sort_unstable();
+        told.dedup();
+        assert_eq!(told.len(), rig.outstanding());
+        for &ptr in &live {
+            let pfn = rig.machine.phys().virt_to_pfn(ptr).unwrap();
+            assert!(told.contains(&pfn));
+        }
+        live.into_iter().for_each(|ptr| rig.kfree(ptr));
+        rig.assert_clean();
+    }
+}
+
+fn random_requests_match_the_oracle<B: BackEnd>() {
+    run::<B>(0xc0f0, 100_000, 0, fast_config());
+    run::<B>(0xc0f1, 20_000, 0, config());
+}
+
+fn random_requests_match_the_oracle_when_pages_fail<B: BackEnd>() {
+    run::<B>(0xfa11, 100_000, 300, fast_config());
+    run::<B>(0xfa12, 20_000, 300, config());
+}
+
+fn run<B: BackEnd>(seed: u64, nr_ops: u64, per_mille: u64, config: SlubConfig) {
+    seeded(seed, |rng| {
+        let rig = rig_with::<B>(config);
+        let shapes = [
+            CacheArgs::new("tiny", 12),
+            CacheArgs::new("lines", 100).flags(CacheFlags::HWCACHE_ALIGN),
+            CacheArgs::new("odd", 1300).align(32),
+            CacheArgs::new("huge", 17_000),
+        ];
+        let caches = shapes.map(|args| rig.kmem.cache_create(&args).unwrap());
+        rig.source.set_per_mille(per_mille);
+        let mut oracle = Oracle::default();
+        let mut nr_refused = 0;
+        for id in 0..nr_ops {
+            let before = (rig.outstanding(), oracle.live.len());
+            if step(&rig, (&shapes, &caches), &mut oracle, rng, id).is_none() {
+                nr_refused += 1;
+                assert_eq!(oracle.live.len(), before.1);
+                assert!(rig.outstanding() <= before.0, "refused, but took pages");
+            }
+            if id % 4096 == 0 {
+                check(&rig, &shapes, &oracle);
+            }
+            if oracle.live.len() > 800 || rng.one_in(5000) {
+                while oracle.live.len() > 200 {
+                    free(&rig, &caches, oracle.take(rng).unwrap());
+                }
+                rig.kmem.shrink_all();
+                check(&rig, &shapes, &oracle);
+            }
+        }
+        assert_eq!(per_mille > 0, nr_refused > 5, "{nr_refused} were refused");
+        rig.source.set_per_mille(0);
+        while let Some(old) = oracle.take(rng) {
+            free(&rig, &caches, old);
+        }
+        for cache in caches {
+            rig.destroy(cache).unwrap();
+        }
+        rig.assert_clean();
+    });
+}
+
+/// One request; `None` when pages failed. Whatever was live stays as it was then.
+fn step<B: BackEnd>(
+    rig: &Rig<B>,
+    (shapes, caches): (&[CacheArgs], &[KmemCache]),
+    oracle: &mut Oracle,
+    rng: &mut Rng,
+    id: u64,
+) -> Option<()> {
+    let size = size(rng);
+    let mut live = Live {
+        ptr: NonNull::dangling(),
+        size,
+        room: 0,
+        id,
+        cache: None,
+        layout: None,
+    };
+    match rng.below(20) {
+        0..=2 => live.ptr = rig.kmem.kmalloc(size, Gfp::KERNEL).ok()?,
+        3 => {
+            live.ptr = rig.kmem.kzalloc(size, Gfp::ATOMIC).ok()?;
+            assert!(is_zero(live.ptr, size));
+        }
+        4..=5 => {
+            let align = 1 << rng.below(13);
+            live.ptr = rig.kmem.kmalloc_aligned(size, align, Gfp::KERNEL).ok()?;
+            assert_eq!(live.ptr.addr().get() % align, 0);
+            live.layout = Layout::from_size_align(size, align).ok();
+        }
+        6..=9 => {
+            let nr = rng.index(caches.len());
+            live.cache = Some(nr);
+            live.size = shapes[nr].size_bytes;
+            let zero = if rng.one_in(4) {
+                Gfp::ZERO
+            } else {
+                Gfp::empty()
+            };
+            live.ptr = rig.kmem.alloc(caches[nr], Gfp::KERNEL | zero).ok()?;
+            assert!(zero == Gfp::empty() || is_zero(live.ptr, live.size));
+            assert_eq!(live.ptr.addr().get() % shapes[nr].align_bytes, 0);
+        }
+        10 => {
+            let old = oracle.take(rng)?;
+            if old.cache.is_some() {
+                free(rig, caches, old);
+                return Some(());
+            }
+            match unsafe { rig.kmem.krealloc(Some(old.ptr), size, Gfp::KERNEL) } {
+                Ok(new) => {
+                    assert!(holds(new, old.size.min(size), old.id), "lost in the move");
+                    live.ptr = new;
+                }
+                Err(_) => {
+                    assert!(holds(old.ptr, old.size, old.id), "lost in a failed move");
+                    oracle.live.insert(old.ptr.addr().get(), old);
+                    return None;
+                }
+            }
+        }
+        11 => {
+            // What fails takes nothing; what does not is freed at once.
+            let nr = rng.index(caches.len());
+            let mut objects = [None; 20];
+            let got = rig.kmem.alloc_bulk(caches[nr], Gfp::KERNEL, &mut objects);
+            for object in objects.iter().flatten() {
+                fill(*object, shapes[nr].size_bytes, id);
+            }
+            unsafe { rig.kmem.free_bulk(caches[nr], &mut objects) };
+            // What was fetched may stay in stock, whether or not it was enough.
+            assert!(got.is_ok() || got == Err(SlubError::OutOfMemory));
+            return Some(());
+        }
+        _ => {
+            if let Some(old) = oracle.take(rng) {
+                free(rig, caches, old);
+            }
+            return Some(());
+        }
+    }
+    live.room = rig.kmem.ksize(live.ptr);
+    oracle.add(live);
+    Some(())
+}
+
+fn size(rng: &mut Rng) -> usize {
+    match rng.below(200) {
+        0 => rng.range(8193..100_000) as usize,
+        1..=4 => rng.range(1..8193) as usize,
+        _ => {
+            let bits = rng.range(3..12);
+            rng.below(1 << bits) as usize + 1
+        }
+    }
+}
+
+fn free<B: BackEnd>(rig: &Rig<B>, caches: &[KmemCache], old: Live) {
+    match (old.cache, old.layout) {
+        (Some(nr), _) if old.id % 8 > 0 => rig.free(caches[nr], old.ptr),
+        (None, Some(layout)) if old.id % 8 > 0 => unsafe {
+            rig.kmem.kfree_sized(old.ptr, layout);
+        },
+        _ => rig.kfree(old.ptr),
+    }
+}
+
+fn check<B: BackEnd>(rig: &Rig<B>, shapes: &[CacheArgs], oracle: &Oracle) {
+    rig.kmem.validate().unwrap();
+    for (nr, args) in shapes.iter().enumerate() {
+        let live = oracle.live.values().filter(|live| live.cache == Some(nr));
+        assert_eq!(
+            rig.info(args.name).active_objs,
+            live.count(),
+            "{}",
+            args.name
+        );
+    }
+    let nr_pages = rig.kmem.nr_pages().total();
+    assert_eq!(nr_pages, rig.outstanding(), "every page is counted once");
+    let bytes: usize = oracle.live.values().map(|live| live.size).sum();
+    assert!(nr_pages * PAGE_SIZE >= bytes);
+    assert_eq!(bugs(), []);
+}
