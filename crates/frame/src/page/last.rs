@@ -26,14 +26,46 @@ impl Page {
         use core::mem::offset_of;
 
         const { assert!(offset_of!(Page, map_count) == offset_of!(Page, ref_count) + 4) };
+        // Both by one `&&` would be one instruction more.
+        // SAFETY: by the caller.
+        if unsafe { self.has_forbidden() } {
+            return false;
+        }
         let page = core::ptr::from_ref(self).cast::<u8>();
         let counts = page.wrapping_add(offset_of!(Self, ref_count)).cast::<u64>();
-        let flags = page.wrapping_add(offset_of!(Self, flags)).cast::<u32>();
         // SAFETY: both counts of this page, one behind the other and aligned; nobody writes them, by the caller.
         let counts = unsafe { counts.read() };
-        // SAFETY: the lower half of the flags; as above.
+        counts == u64::from(held)
+    }
+
+    /// As [`Page::is_free_to_go`], of a page that nobody holds any more.
+    ///
+    /// # Safety
+    /// As there.
+    #[cfg(not(any(loom, target_endian = "big")))]
+    #[must_use]
+    #[inline(always)]
+    pub unsafe fn is_unused(&self) -> bool {
+        // SAFETY: by the caller.
+        if unsafe { self.has_forbidden() } {
+            return false;
+        }
+        // SAFETY: valid, aligned, and not written meanwhile, by the caller.
+        let map_count = unsafe { self.map_count.as_ptr().read() };
+        map_count == 0
+    }
+
+    /// Whether it has a flag that forbids to free it.
+    ///
+    /// # Safety
+    /// As for [`Page::is_free_to_go`].
+    #[cfg(not(any(loom, target_endian = "big")))]
+    #[inline(always)]
+    unsafe fn has_forbidden(&self) -> bool {
+        let flags = self.flags.as_ptr().cast::<u32>();
+        // SAFETY: the lower half of the flags of this page, aligned; nobody writes them, by the caller.
         let flags = unsafe { flags.read() };
-        counts == u64::from(held) && flags & FORBIDDEN == 0
+        flags & FORBIDDEN != 0
     }
 
     /// As elsewhere.
@@ -46,5 +78,15 @@ impl Page {
         i64::from(self.ref_count()) == i64::from(held)
             && self.map_count() == 0
             && self.forbidden_at_free().is_empty()
+    }
+
+    /// As elsewhere.
+    ///
+    /// # Safety
+    /// As elsewhere.
+    #[cfg(any(loom, target_endian = "big"))]
+    #[must_use]
+    pub unsafe fn is_unused(&self) -> bool {
+        self.map_count() == 0 && self.forbidden_at_free().is_empty()
     }
 }
