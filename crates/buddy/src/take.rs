@@ -76,6 +76,21 @@ impl Buddy {
         request: impl Into<Request>,
         mut sink: impl FnMut(Pfn),
     ) -> usize {
+        self.take_runs(most, request, |first, len| {
+            (0..len).for_each(|i| sink(first + i));
+        })
+    }
+
+    /// As [`Buddy::take_pages`]; those that lie side by side are given to `sink` at once, as the first and how many.
+    ///
+    /// # Context
+    /// Does not sleep. The zone lock is held: that is what `&mut self` says.
+    pub fn take_runs(
+        &mut self,
+        most: usize,
+        request: impl Into<Request>,
+        mut sink: impl FnMut(Pfn, usize),
+    ) -> usize {
         let request: Request = request.into();
         let mut left = most;
         if request.may_use_cma() {
@@ -87,7 +102,7 @@ impl Buddy {
             let Some(pfn) = self.take_other(Order::ZERO, request) else {
                 break;
             };
-            sink(pfn);
+            sink(pfn, 1);
             left -= 1;
             // A pageblock may have changed sides.
             left -= self.take_own_pages(request.kind(), left, &mut sink);
@@ -211,7 +226,7 @@ impl Buddy {
         &mut self,
         kind: MigrateType,
         most: usize,
-        sink: &mut impl FnMut(Pfn),
+        sink: &mut impl FnMut(Pfn, usize),
     ) -> usize {
         if kind == MigrateType::Isolate {
             return 0;
@@ -230,7 +245,7 @@ impl Buddy {
             if count < Order::PAGEBLOCK.nr_pages() {
                 areas.leave_above(areas.slot(pfn), count);
             }
-            (0..count).for_each(|i| sink(pfn + i));
+            sink(pfn, count);
             left -= count;
         }
         most - left

@@ -61,12 +61,12 @@ impl FreeAreas {
     }
 
     /// Takes up to `most` frames out of the blocks of a pageblock that are smaller than itself, a word after the other; how
-    /// many were given to `sink`.
+    /// many were given to `sink`, as runs.
     pub(crate) fn take_frames(
         &mut self,
         slot: usize,
         most: usize,
-        sink: &mut impl FnMut(Pfn),
+        sink: &mut impl FnMut(Pfn, usize),
     ) -> usize {
         let (kind, start, before) = (self.kind(slot), self.start_of(slot), self.state(slot));
         let (mut left, mut after) = (most, before);
@@ -79,7 +79,7 @@ impl FreeAreas {
             if word == u64::MAX {
                 let order = level_of_word(self.words(slot), nr);
                 let count = left.min(1 << order);
-                (0..count).for_each(|i| sink(first + i));
+                sink(first, count);
                 self.clear_run(slot, nr * WORD_BITS, count);
                 self.counts[kind.index()].sub(order, 1);
                 after = self.rest(kind, after.minus(order), (1 << order) - count);
@@ -89,7 +89,7 @@ impl FreeAreas {
                 let mut singles = blocks_of(word, 0);
                 let mut count = 0;
                 while singles != 0 && count < left {
-                    sink(first + singles.trailing_zeros() as usize);
+                    sink(first + singles.trailing_zeros() as usize, 1);
                     word &= !(singles & singles.wrapping_neg());
                     singles &= singles - 1;
                     count += 1;
@@ -100,7 +100,7 @@ impl FreeAreas {
                 while word != 0 && left > 0 {
                     let (order, at) = first_block(word);
                     let count = left.min(1 << order);
-                    (at..at + count).for_each(|i| sink(first + i));
+                    sink(first + at, count);
                     word &= !run(at, count);
                     self.counts[kind.index()].sub(order, 1);
                     after = self.rest(kind, after.minus(order), (1 << order) - count);
