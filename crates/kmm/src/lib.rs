@@ -29,6 +29,7 @@ pub use page_alloc::{
 };
 
 pub use kmm_buddy as buddy;
+pub use kmm_devres as devres;
 pub use kmm_fault as fault;
 pub use kmm_frame as frame;
 pub use kmm_highmem as highmem;

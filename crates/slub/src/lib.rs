@@ -14,6 +14,7 @@ mod heap;
 mod kmem;
 mod node;
 mod nodes;
+mod objects;
 mod slab;
 mod stats;
 

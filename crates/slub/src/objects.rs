@@ -1,0 +1,37 @@
+//! An allocator as a source of objects, for who does not name it.
+#![expect(unsafe_code, reason = "ObjectSource is an unsafe trait")]
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use kmm_frame::Gfp;
+use kmm_host::{AllocError, Cpus, ObjectSource, PageSource, PhysMap};
+use lock_api::RawMutex;
+
+use crate::front::ObjectCaches;
+use crate::slab::SlabKind;
+use crate::SlubError;
+
+// SAFETY: `Kmem` promises the same.
+unsafe impl<K, A, P, L, C> ObjectSource for ObjectCaches<K, A, P, L, C>
+where
+    K: SlabKind,
+    A: PageSource,
+    P: PhysMap,
+    L: RawMutex,
+    C: Cpus,
+{
+    fn alloc_object(&self, layout: Layout, gfp: Gfp) -> Result<NonNull<u8>, AllocError> {
+        let object = self.kmalloc_aligned(layout.size(), layout.align(), gfp);
+        object.map_err(|error| match error {
+            SlubError::OutOfMemory => AllocError::OutOfMemory,
+            _ => AllocError::BadSize,
+        })
+    }
+
+    unsafe fn free_object(&self, object: NonNull<u8>, _layout: Layout) {
+        // Not by its layout: that path is for requests without `DMA` and its like.
+        // SAFETY: the caller's obligations.
+        unsafe { self.kfree(object) };
+    }
+}
