@@ -70,10 +70,10 @@ impl CpuPin<'_> {
 /// The CPUs of the machine. Linux: `nr_cpu_ids`, `smp_processor_id`, `get_cpu`.
 ///
 /// # Safety
-/// Implementors guarantee that `with_pin` runs its closure wholly on the CPU that the pin names, without another thread
-/// of the same CPU in between that holds a pin too (interrupts may come: they find the in-use mark). Where
-/// [`Cpus::HAS_LOCAL_WORDS`], `local_word` gives what `set_local_word` has last stored for the CPU of the pin and that
-/// number, and the value belongs to one manager only.
+/// Implementors guarantee that CPUs are numbered below `nr_cpus`, which never changes; that `with_pin` runs its closure
+/// wholly on the CPU that the pin names, without another thread of the same CPU in between that holds a pin too (interrupts
+/// may come: they find the in-use mark). Where [`Cpus::HAS_LOCAL_WORDS`], `local_word` gives what `set_local_word` has last
+/// stored for the CPU of the pin and that number, and the value belongs to one manager only.
 pub unsafe trait Cpus {
     /// Whether each CPU has [`LOCAL_WORDS`] words for its manager near at hand. It keeps the way to its fast paths there.
     const HAS_LOCAL_WORDS: bool = false;

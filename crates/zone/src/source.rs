@@ -8,7 +8,7 @@ use kmm_frame::{Gfp, MigrateType, NodeId, NodeItem, Order, Page, PageFlags, Pfn,
 use kmm_host::{AllocError, CpuPin, Cpus, PageBlock, PageReq, PageSource, PhysMap};
 use lock_api::RawMutex;
 
-use crate::bulk::CHUNK;
+use crate::bulk::{Slots, TAKEN_AT_ONCE};
 use crate::pcp::{Put, Size, Way};
 use crate::rmqueue::Outcome;
 use crate::{AllowedNodes, Pressure, Zones};
@@ -224,20 +224,16 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         if node.index() >= self.nodes().len() {
             return sum;
         }
-        for chunk in out.chunks_mut(CHUNK) {
+        for chunk in out.chunks_mut(TAKEN_AT_ONCE) {
             let most = chunk.len();
-            let mut slots = chunk.iter_mut();
-            let sink = |pfn| {
-                if let Some(slot) = slots.next() {
-                    // SAFETY: as in `alloc_pages`.
-                    *slot = Some(unsafe { PageBlock::from_raw(pfn, Order::ZERO) });
-                }
-            };
+            let mut slots = Slots::new(self.map_ref(), chunk);
             let (count, pressure) = self
                 .cpus()
-                .with_pin(|pin| self.rmqueue_bulk(pin, most, gfp, node, sink));
-            for block in chunk[..count].iter_mut().flatten() {
-                self.finish(block, gfp);
+                .with_pin(|pin| self.rmqueue_bulk(pin, most, gfp, node, &mut slots));
+            if gfp.contains(Gfp::ZERO) {
+                for block in chunk[..count].iter_mut().flatten() {
+                    self.phys().clear(block);
+                }
             }
             sum.0 += count;
             if pressure == Pressure::WakeKswapd {
@@ -306,7 +302,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
 
 /// Makes a page of a frame that is handed out: one holder, no flags, nothing of who had it before. Linux: `prep_new_page`.
 #[inline(always)]
-fn prepare(page: &Page) {
+pub(crate) fn prepare(page: &Page) {
     page.reset_flags(PageFlags::empty());
     page.set_private(0);
     page.set_mapping(0);
@@ -341,8 +337,6 @@ unsafe impl<L: RawMutex, C: Cpus, P: PhysMap> PageSource for Zones<L, C, P> {
 
     /// Blocks that are not free to go are reported and dropped.
     fn free_bulk(&self, blocks: &mut [Option<PageBlock>]) {
-        for chunk in blocks.chunks_mut(CHUNK) {
-            self.put_back_chunk(chunk);
-        }
+        self.put_back_bulk(blocks);
     }
 }

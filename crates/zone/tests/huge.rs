@@ -1,10 +1,10 @@
-//! Huge pages in pagesets: kept where there are many, and given back when somebody asks (A-6, FIX-9).
+//! Large blocks in pagesets: kept where there are many, and given back when somebody asks (A-6, FIX-9).
 #![allow(unsafe_code, missing_docs, reason = "a test; its frames have no bytes")]
 
 mod common;
 
 use common::{TestZones, ThreadCpus, frames, run_on, storage_for, take_bad};
-use kmm_frame::{Gfp, MemMap, Order, Page, Pfn, VirtAddr, ZoneType};
+use kmm_frame::{Gfp, MAX_ORDER, MemMap, MigrateType, Order, Page, Pfn, VirtAddr, ZoneType};
 use kmm_host::{CpuId, Cpus, DirectMap, PageBlock, PageReq, PageSource};
 use kmm_zone::{FreeAt, NodeLayouts, X86_64, ZoneLayout};
 
@@ -101,4 +101,95 @@ fn small_zones_keep_no_huge_page() {
         zones.managed_pages()
     );
     zones.validate().unwrap();
+}
+
+/// Blocks of each order in stock of the first CPU.
+fn orders_in_stock(zones: &TestZones) -> Vec<(Pfn, Order)> {
+    let mut blocks = Vec::new();
+    zones.for_each_free(|pfn, order, at| {
+        if at == FreeAt::Pcp(CpuId::BOOT) {
+            blocks.push((pfn, order));
+        }
+    });
+    blocks
+}
+
+fn of(order: Order) -> PageReq {
+    PageReq::new(order, Gfp::HIGHUSER_MOVABLE)
+}
+
+#[test]
+fn every_order_is_kept() {
+    let zones = machine(64 * 2 * 3);
+    for order in Order::all().skip(4) {
+        let block = zones.alloc(of(order)).unwrap();
+        let pfn = block.pfn();
+        zones.free(block);
+        assert_eq!(orders_in_stock(&zones), [(pfn, order)]);
+        let again = zones.alloc(of(order)).unwrap();
+        assert_eq!(again.pfn(), pfn, "order {order} from the stock");
+        assert_eq!(orders_in_stock(&zones), []);
+        zones.free(again);
+        zones.validate().unwrap();
+        zones.cpus().with_pin(|pin| zones.drain_pcp(pin));
+        assert_eq!(orders_in_stock(&zones), []);
+    }
+    assert_eq!(
+        zones.zone(ZoneType::Dma32).nr_free_pages(),
+        zones.managed_pages()
+    );
+    assert_eq!(take_bad(), []);
+}
+
+#[test]
+fn a_large_block_sends_those_of_other_orders_home_where_it_wants_their_room() {
+    // Three huge pages for each CPU.
+    let zones = machine(64 * 2 * 3);
+    let orders = || {
+        let stock = orders_in_stock(&zones);
+        stock.into_iter().map(|(_, order)| order.get()).collect()
+    };
+    let mut held = take(&zones, 3);
+    let [huge, half, largest] = [9, 8, 10].map(|order| {
+        let order = Order::new(order).unwrap();
+        zones.alloc(of(order)).unwrap()
+    });
+    zones.free(half);
+    zones.free(huge);
+    let before: Vec<u8> = orders();
+    assert_eq!(before, [8, 9]);
+    zones.free(largest);
+    let after: Vec<u8> = orders();
+    assert_eq!(after, [10]);
+    // A huge page fits beside it; the second one wants its room.
+    zones.free(held.remove(0));
+    let beside: Vec<u8> = orders();
+    assert_eq!(beside, [9, 10]);
+    zones.free(held.remove(0));
+    let instead: Vec<u8> = orders();
+    assert_eq!(instead, [9, 9]);
+    held.drain(..).for_each(|block| zones.free(block));
+    zones.validate().unwrap();
+    assert_eq!(take_bad(), []);
+}
+
+#[test]
+fn a_block_of_two_pageblocks_is_kept_if_both_have_its_type() {
+    let zones = machine(64 * 2 * 3);
+    let dma32 = zones.zone(ZoneType::Dma32);
+    for kind in [MigrateType::Unmovable, MigrateType::Isolate] {
+        let block = zones.alloc(of(MAX_ORDER)).unwrap();
+        let second = block.pfn() + Order::PAGEBLOCK.nr_pages();
+        let before = dma32.set_pageblock_type(second, kind);
+        assert_eq!(before, Some(MigrateType::Movable));
+        zones.free(block);
+        assert_eq!(orders_in_stock(&zones), [], "{kind:?}");
+        dma32.set_pageblock_type(second, MigrateType::Movable);
+        zones.validate().unwrap();
+    }
+    let block = zones.alloc(of(MAX_ORDER)).unwrap();
+    zones.free(block);
+    assert_eq!(orders_in_stock(&zones).len(), 1);
+    zones.validate().unwrap();
+    assert_eq!(take_bad(), []);
 }

@@ -46,10 +46,11 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             // stores words, by the guarantee of `Cpus`.
             return unsafe { &*word };
         }
-        match self.first_pcps().get(pin.cpu().index()) {
-            Some(first) => first.get(highest, way),
-            None => &NOBODY,
-        }
+        let cpu = pin.cpu().index();
+        debug_assert!(cpu < self.first_pcps().len(), "cpu {cpu}");
+        // SAFETY: one for each CPU, and CPUs are numbered below that, by the guarantee of `Cpus`.
+        let first = unsafe { self.first_pcps().get_unchecked(cpu) };
+        first.get(highest, way)
     }
 
     /// Changes when memory comes or goes.

@@ -4,6 +4,8 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use kmm_frame::{MigrateType, Order, Pfn};
 
+use crate::bulk::Slots;
+
 use super::{
     DrainRequest, HOME, IDLE, KEPT, NR_ROUTES, ORDER_BITS, Pcp, STEP, Size, homeward, lane_of,
 };
@@ -23,6 +25,16 @@ impl<'a> PcpUse<'a> {
         let route = *KEPT.get(kind.index())?;
         let next = self.0.next_cell(size, route);
         (next > IDLE).then(|| self.0.pop(size, route, next))
+    }
+
+    /// As [`Pcp::pop_pages`], of any type.
+    #[inline]
+    pub(crate) fn pop_pages(&self, kind: MigrateType, most: usize, out: &mut Slots<'_>) -> usize {
+        if kind.index() < KEPT.len() {
+            self.0.pop_pages(kind, most, out)
+        } else {
+            0
+        }
     }
 
     /// Puts a block into the stock if it belongs there and there is room, or room can be made; whether it did.
@@ -151,7 +163,8 @@ impl<'a> PcpUse<'a> {
             cells.div_ceil(STEP) as usize
         };
         let with_slack = others().filter(|&(size, route)| slack(size, route) > 0);
-        let share = room / 2 / with_slack.count().max(1);
+        let spare = (room / 2).min(room - (1 << unit(size)));
+        let share = spare / with_slack.count().max(1);
         for (size, route) in others() {
             let left = slack(size, route).min(share >> unit(size));
             self.set_limit(size, route, left);
@@ -289,6 +302,25 @@ impl Filler<'_> {
         let offset = pfn.index().wrapping_sub(self.pcp.start.load(Relaxed));
         if let Some(cell) = self.pcp.cells.get(self.cell(self.left)) {
             cell.store(offset as u32, Relaxed);
+        }
+    }
+
+    /// As [`Filler::push`], of pages that lie side by side.
+    #[inline]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the frames are in the zone (INV-10)"
+    )]
+    pub(crate) fn push_run(&mut self, first: Pfn, len: usize) {
+        debug_assert!(self.left >= len, "more blocks than were asked for");
+        let offset = first.index().wrapping_sub(self.pcp.start.load(Relaxed)) as u32;
+        let (from, to) = (self.cell(self.left.wrapping_sub(len)), self.cell(self.left));
+        self.left = self.left.wrapping_sub(len);
+        if let Some(cells) = self.pcp.cells.get(from..to) {
+            let cells = cells.chunks_exact(STEP as usize).rev();
+            for (cell, more) in cells.zip(0..) {
+                cell[0].store(offset.wrapping_add(more), Relaxed);
+            }
         }
     }
 

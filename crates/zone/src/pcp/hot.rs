@@ -19,6 +19,7 @@ use core::sync::atomic::{
 use kmm_buddy::Pageblock;
 use kmm_frame::{MigrateType, Order, Page, Pfn};
 
+use crate::bulk::{Slots, fill};
 use crate::zone::FREED;
 
 use super::{BUSY, IDLE, NR_ROUTES, ONE_PUT, Pcp, STEP, Size, at, second_half};
@@ -70,18 +71,24 @@ impl Pcp {
     #[inline(always)]
     pub(crate) fn keep(&self, size: Size, pfn: Pfn) -> bool {
         match self.offset_of(size, pfn) {
-            Some(offset) => self.keep_at(size, pfn, offset),
+            Some(offset) => self.keep_block_at(size, pfn, offset),
             None => false,
         }
     }
 
     /// As [`Pcp::keep`], of a block that lies in the window, and where in the zone.
     #[inline(always)]
-    pub(crate) fn keep_at(&self, size: Size, pfn: Pfn, offset: u32) -> bool {
+    fn keep_block_at(&self, size: Size, pfn: Pfn, offset: u32) -> bool {
         let route = self.route_at(pfn);
         if size == Size::LARGEST && route != self.route_at(second_half(pfn)) {
             return false;
         }
+        self.keep_at(size, route, offset)
+    }
+
+    /// As [`Pcp::keep`], of a block that lies in the window: its route, and where in the zone.
+    #[inline(always)]
+    pub(crate) fn keep_at(&self, size: Size, route: usize, offset: u32) -> bool {
         let before = own(&self.mark);
         self.mark.store(BUSY, Relaxed);
         compiler_fence(SeqCst);
@@ -103,24 +110,31 @@ impl Pcp {
     /// 2. Nobody else uses the block, or looks for a way to use it.
     #[inline(always)]
     pub(crate) unsafe fn keep_counted(&self, size: Size, pfn: Pfn, held: u32) -> Kept {
-        let Some(offset) = self.offset_of(size, pfn) else {
-            return Kept::Unseen;
-        };
+        // SAFETY: by the caller.
+        match unsafe { self.free_counted(size, pfn, held) } {
+            Some(offset) if self.keep_block_at(size, pfn, offset) => Kept::Yes,
+            Some(_) => Kept::No,
+            None => Kept::Unseen,
+        }
+    }
+
+    /// Notes in the descriptor of a block in the window that it is free, if it is held exactly `held` times and free to go;
+    /// where in the zone it is.
+    ///
+    /// # Safety
+    /// As for [`Pcp::keep_counted`].
+    #[inline(always)]
+    pub(crate) unsafe fn free_counted(&self, size: Size, pfn: Pfn, held: u32) -> Option<u32> {
+        let offset = self.offset_of(size, pfn)?;
         // SAFETY: obligation 1; it lies in the window.
         let page = unsafe { self.page(pfn) };
         // SAFETY: obligation 2.
         if !unsafe { page.is_free_to_go(held) } {
-            return Kept::Unseen;
+            return None;
         }
-        if held != 0 {
-            page.set_ref_count(0);
-        }
+        page.set_ref_count(0);
         page.set_private(FREED);
-        if self.keep_at(size, pfn, offset) {
-            Kept::Yes
-        } else {
-            Kept::No
-        }
+        Some(offset)
     }
 
     /// Gives up a reference to a page, which is put into the stock if that was the last.
@@ -139,11 +153,11 @@ impl Pcp {
             return Put::Done;
         }
         // SAFETY: obligation 2.
-        if !unsafe { page.is_free_to_go(0) } {
+        if !unsafe { page.is_unused() } {
             return Put::Bad;
         }
         page.set_private(FREED);
-        if self.keep_at(Size::PAGE, pfn, offset) {
+        if self.keep_block_at(Size::PAGE, pfn, offset) {
             Put::Done
         } else {
             Put::NoRoom
@@ -175,8 +189,9 @@ impl Pcp {
     pub(crate) unsafe fn page(&self, pfn: Pfn) -> &'static Page {
         // SAFETY: valid, aligned, and written only before anyone uses the pageset.
         let pages = unsafe { self.pages.as_ptr().read() };
+        let page = whole(pages.wrapping_add(pfn.index()));
         // SAFETY: INV-10: in an array of descriptors that has one for every frame of the zone, and lives for ever.
-        unsafe { &*pages.wrapping_add(pfn.index()) }
+        unsafe { &*page }
     }
 
     #[inline(always)]
@@ -215,6 +230,35 @@ impl Pcp {
         // Loaded once more, so that it is one instruction.
         state.store(state.load(Relaxed).wrapping_sub(u64::from(STEP)), Relaxed);
         at(own_size(&self.start), offset)
+    }
+
+    /// Takes up to `most` pages of a type that is kept, as [`Pcp::take`] would one after the other; how many. Under the mark.
+    pub(crate) fn pop_pages(&self, kind: MigrateType, most: usize, out: &mut Slots<'_>) -> usize {
+        let (size, route) = (Size::PAGE, Pageblock::route_of(kind));
+        let next = self.next_cell(size, route);
+        let count = (next / STEP) as usize;
+        let count = count.min(most);
+        let start = own_size(&self.start);
+        let mut cell = size.first_cell() + next as usize;
+        let mut pop = || {
+            cell -= STEP as usize;
+            debug_assert!(cell < Size::CELLS, "cell {cell}");
+            // SAFETY: INV-10: cells in front of the next one exist.
+            at(start, own(unsafe { self.cells.get_unchecked(cell) }))
+        };
+        if self.has_pages() {
+            for slot in out.next(count) {
+                let pfn = pop();
+                // SAFETY: the descriptors lie in an array.
+                fill(slot, pfn, unsafe { self.page(pfn) });
+            }
+        } else {
+            (0..count).for_each(|_| out.take(pop()));
+        }
+        let state = &self.states[nr_of(size)][route % NR_ROUTES];
+        let cells = u64::from(STEP) * count as u64;
+        state.store(state.load(Relaxed).wrapping_sub(cells), Relaxed);
+        count
     }
 
     /// Adds a block that an owner has put there. There is room.
@@ -258,6 +302,26 @@ fn route_of(entry: &Pageblock) -> usize {
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     entry.route()
+}
+
+/// The same address. The compiler would keep its parts in two registers, and add them up nevertheless in the end: 1 of 45.
+#[inline(always)]
+#[expect(
+    clippy::pointers_in_nomem_asm_block,
+    reason = "it is not followed there"
+)]
+fn whole(page: *mut Page) -> *mut Page {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        let mut page = page;
+        // SAFETY: no instruction at all.
+        unsafe {
+            core::arch::asm!("/* {0} */", inout(reg) page, options(pure, nomem, nostack, preserves_flags));
+        }
+        page
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    page
 }
 
 /// The number of a size, which the compiler knows to be one.

@@ -1,6 +1,7 @@
 //! How frames move between the free lists of a zone, the stocks of its CPUs and their owners. Linux: `rmqueue`,
 //! `free_unref_page`, mm/page_alloc.c.
 
+use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use kmm_buddy::{Buddy, FreeError};
@@ -10,10 +11,13 @@ use lock_api::RawMutex;
 
 use super::{FREED, Zone};
 use crate::Pcp;
-use crate::bulk::CHUNK;
+use crate::bulk::{CHUNK, Slots};
 use crate::effort::Effort;
 use crate::pcp::{PcpUse, Size};
 use crate::zonelist::Search;
+
+/// So many runs of a batch wait for the lock to be free.
+const NR_RUNS: usize = 16;
 
 /// A frame that the buddy allocator refused, and why.
 pub(crate) type Refused = (Pfn, FreeError);
@@ -120,13 +124,13 @@ impl<L: RawMutex> Zone<L> {
     }
 
     /// Takes single pages for a request as far as [`Zone::may_take`] lets it: first this CPU's stock, then from the free
-    /// lists under one lock. How many were given to `sink`. Linux: `__alloc_pages_bulk`, `rmqueue_bulk`.
+    /// lists under one lock. How many were given to `out`. Linux: `__alloc_pages_bulk`, `rmqueue_bulk`.
     pub(crate) fn take_bulk(
         &self,
         pin: CpuPin<'_>,
         most: usize,
         search: &Search,
-        sink: &mut impl FnMut(Pfn),
+        out: &mut Slots<'_>,
     ) -> usize {
         let effort = Effort::fast(search.gfp);
         let spare = self.spare(effort, search.highest);
@@ -136,23 +140,28 @@ impl<L: RawMutex> Zone<L> {
         let mut count = 0;
         if let Some(pcp) = self.pcp(pin) {
             // A pageset that is in use further out is left alone.
-            let _ = pcp.with(|pcp| {
-                while count < most {
-                    let Some(pfn) = pcp.pop(Size::PAGE, search.kind) else {
-                        break;
-                    };
-                    sink(pfn);
-                    count += 1;
-                }
-            });
+            let popped = pcp.with(|pcp| pcp.pop_pages(search.kind, most, out));
+            count = popped.unwrap_or(0);
         }
         let wanted = (most - count).min(spare);
         if wanted > 0 {
+            // Pages are made of frames when the lock is free again, but for runs beyond the first so many.
+            let mut runs = [(Pfn::ZERO, 0); NR_RUNS];
+            let mut nr_runs = 0;
             count += self.with_buddy(|buddy| {
-                let taken = buddy.take_pages(wanted, effort.request(search.kind), sink);
+                let taken = buddy.take_runs(wanted, effort.request(search.kind), |first, len| {
+                    match runs.get_mut(nr_runs) {
+                        Some(run) => *run = (first, len),
+                        None => out.take_run(first, len),
+                    }
+                    nr_runs += 1;
+                });
                 self.count_locked(search, taken, taken);
                 taken
             });
+            for (first, len) in runs.into_iter().take(nr_runs) {
+                out.take_run(first, len);
+            }
         }
         count
     }
@@ -180,6 +189,29 @@ impl<L: RawMutex> Zone<L> {
             self.unmark(pfn);
         }
         kept
+    }
+
+    /// Puts single pages of the zone onto the free lists under one lock, a word at a time. What is refused is dropped, and said
+    /// to `report` when the lock is free again. Linux: `free_pcppages_bulk`.
+    pub(crate) fn put_pages(&self, pages: &mut [Pfn], mut report: impl FnMut(Refused)) {
+        let pages = Cell::from_mut(pages).as_slice_of_cells();
+        // What is refused was read already, and makes room for the note.
+        let mut refused = pages.iter();
+        let mut why_refused = FreeError::AlreadyFree;
+        self.with_buddy(|buddy| {
+            let before = nr_pages_in(buddy);
+            buddy.put_pages(pages.iter().map(Cell::get), |pfn, why| {
+                if let Some(note) = refused.next() {
+                    note.set(pfn);
+                    why_refused = why;
+                }
+            });
+            bump(&self.nr_pages_freed, nr_pages_in(buddy) - before);
+        });
+        let nr_refused = pages.len() - refused.len();
+        for pfn in pages.iter().take(nr_refused).map(Cell::get) {
+            report((pfn, why_refused));
+        }
     }
 
     /// Puts the zone's blocks of `blocks`, at most [`CHUNK`], onto the free lists under one lock, pages a word at a time. What
@@ -258,15 +290,15 @@ impl<L: RawMutex> Zone<L> {
         let mut filler = pcp.filler(size, search.kind, most.min(spare.max(1)));
         let most = filler.left();
         let request = effort.request(search.kind);
-        self.with_buddy(|buddy| {
-            let sink = |pfn| {
+        self.with_buddy(|buddy| match size {
+            Size::PAGE => buddy.take_runs(most, request, |first, len| {
+                (0..len).for_each(|i| self.mark(first + i));
+                filler.push_run(first, len);
+            }),
+            _ => buddy.take_blocks(size.order(), most, request, |pfn| {
                 self.mark(pfn);
                 filler.push(pfn);
-            };
-            match size {
-                Size::PAGE => buddy.take_pages(most, request, sink),
-                _ => buddy.take_blocks(size.order(), most, request, sink),
-            }
+            }),
         });
         filler.finish();
     }
