@@ -117,6 +117,11 @@ impl FreeAreas {
         self.counts[kind.index()].get(order.index())
     }
 
+    /// How many pageblocks of a type are free as a whole.
+    pub(crate) const fn nr_whole(&self, kind: MigrateType) -> usize {
+        self.nr_free(kind, Order::PAGEBLOCK) + HALVES * self.nr_free(kind, MAX_ORDER)
+    }
+
     /// How many frames of a type are free.
     #[inline]
     pub(crate) const fn nr_pages(&self, kind: MigrateType) -> usize {
@@ -140,17 +145,12 @@ impl FreeAreas {
         self.summary.first(kind, order.index())
     }
 
-    /// Takes a block smaller than a pageblock out, of a type; the lowest part of the smallest that fits, and of those the lowest,
-    /// in the pageblock that [`FreeAreas::fitting`] says. Linux: `__rmqueue_smallest`.
+    /// Takes a block smaller than a pageblock out of those of a type that are not free as a whole; the lowest part of the
+    /// smallest that fits, and of those the lowest, in the pageblock that [`FreeAreas::fitting_fragment`] says.
+    /// Linux: `__rmqueue_smallest`.
     #[inline(always)]
     pub(crate) fn take_part(&mut self, kind: MigrateType, order: Order) -> Option<Pfn> {
-        let fitting = self.summary.nonempty(kind) >> order.get() << order.get();
-        if fitting & ((1 << WHOLE) - 1) == 0 {
-            return self.split_large(kind, order.index());
-        }
-        let slot = self
-            .summary
-            .first_of(kind, fitting.trailing_zeros() as usize);
+        let slot = self.fitting_fragment(kind, order)?;
         Some(self.take_fragment(slot, kind, order.index()))
     }
 
@@ -166,6 +166,45 @@ impl FreeAreas {
             self.summary
                 .first_of(kind, fitting.trailing_zeros() as usize),
         )
+    }
+
+    /// The orders of the largest free blocks of the pageblocks of a type that are not free as a whole and have a block of
+    /// `order`, as bits.
+    #[inline]
+    pub(crate) const fn fragments(&self, kind: MigrateType, order: Order) -> u32 {
+        const SMALLER: u32 = (1 << WHOLE) - 1;
+        (self.summary.nonempty(kind) & SMALLER) >> order.get() << order.get()
+    }
+
+    /// As [`FreeAreas::fitting`], of those that are not free as a whole.
+    #[inline(always)]
+    pub(crate) fn fitting_fragment(&mut self, kind: MigrateType, order: Order) -> Option<usize> {
+        let fitting = self.fragments(kind, order);
+        if fitting == 0 {
+            return None;
+        }
+        Some(
+            self.summary
+                .first_of(kind, fitting.trailing_zeros() as usize),
+        )
+    }
+
+    /// Of the pageblocks of a type that are not free as a whole and have a block of `order`, one with as much free as any, and
+    /// how many frames: for each order of the largest block those are looked at that share a row of the tree with the last.
+    /// Those in use are filled from below.
+    pub(crate) fn emptiest(&self, kind: MigrateType, order: Order) -> Option<(usize, usize)> {
+        let mut emptiest = None;
+        let mut most = 0;
+        for largest in (order.index()..WHOLE).rev() {
+            for slot in self.summary.last_few(kind, largest) {
+                let nr_free = self.state(slot).nr_pages();
+                if nr_free > most {
+                    most = nr_free;
+                    emptiest = Some((slot, nr_free));
+                }
+            }
+        }
+        emptiest
     }
 
     /// The lowest pageblock of a type with a free block smaller than itself.

@@ -12,7 +12,7 @@
 
 use kmm_frame::{MAX_ORDER, MigrateType, NR_ORDERS, Order};
 
-use crate::bits::{FreeBits, NR_WORDS, WORD_BITS};
+use crate::bits::{FreeBits, NR_WORDS, WORD_BITS, bits};
 use crate::state::NONE;
 
 const WHOLE: usize = Order::PAGEBLOCK.index();
@@ -377,6 +377,29 @@ impl Summary {
         let row = self.row(kind, first);
         let word = (0..SMALLER).fold(0, |all, order| all | row.word(order));
         Some(first * WORD_BITS + word.trailing_zeros() as usize)
+    }
+
+    /// The pageblocks of a type in the last row of the tree of an order that has any.
+    pub(crate) fn last_few(
+        &self,
+        kind: MigrateType,
+        order: usize,
+    ) -> impl Iterator<Item = usize> + use<> {
+        let heads = &self.heads[kind.index()];
+        let mut at = heads.first[order] as usize;
+        if heads.above >> order & 1 != 0 {
+            // All that the levels above know of is behind the first row.
+            at = 0;
+            for start in self.starts[..self.nr_levels].iter().skip(1).rev() {
+                let word = self.row(kind, start + at).word(order);
+                at = at * WORD_BITS + WORD_BITS - 1 - word.leading_zeros() as usize;
+            }
+        }
+        let word = match heads.nonempty >> order & 1 {
+            0 => 0,
+            _ => self.row(kind, at).word(order),
+        };
+        bits(word).map(move |bit| at * WORD_BITS + bit)
     }
 
     #[inline]

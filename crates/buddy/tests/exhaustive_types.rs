@@ -120,7 +120,11 @@ fn every_state_of_eight_frames_with_the_types_that_fall_back() {
         whole_only: true,
         ..Wish::of(Unmovable)
     };
-    let wishes = [kinds.map(Wish::of).as_slice(), &[whole_only]].concat();
+    let near = Wish {
+        end: 512,
+        ..Wish::of(Movable)
+    };
+    let wishes = [kinds.map(Wish::of).as_slice(), &[whole_only, near]].concat();
     let nr_ops = every_state(kinds, &wishes);
     assert!(nr_ops > 200_000, "{nr_ops}");
 }

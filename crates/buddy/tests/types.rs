@@ -74,6 +74,11 @@ impl Driver {
             kind,
             cma: kind == Movable && self.random.below(2) == 0,
             whole_only: self.random.below(4) == 0,
+            sparing: self.random.below(4) == 0,
+            end: match self.random.below(3) {
+                0 => self.pfn(),
+                _ => usize::MAX,
+            },
         }
     }
 
@@ -276,6 +281,13 @@ fn requests_with_pages_that_a_device_lends_match_the_oracle() {
     let test = "requests_with_pages_that_a_device_lends_match_the_oracle";
     run(test, 0x23, frames(0, 4096), frames(1024, 2560), 8_000);
     run(test, 0x24, frames(100, 3700), frames(512, 3072), 8_000);
+}
+
+#[test]
+fn requests_with_few_whole_pageblocks_match_the_oracle() {
+    let test = "requests_with_few_whole_pageblocks_match_the_oracle";
+    // Of 32 pageblocks two are few.
+    run(test, 0x26, frames(0, 16_384), PfnRange::EMPTY, 1_500);
 }
 
 #[test]

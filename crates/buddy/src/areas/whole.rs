@@ -111,7 +111,8 @@ impl FreeAreas {
 
     /// Takes a part out of the first pageblock of a type that is free as a whole.
     #[inline(never)]
-    pub(super) fn split_large(&mut self, kind: MigrateType, order: usize) -> Option<Pfn> {
+    pub(crate) fn split_large(&mut self, kind: MigrateType, order: Order) -> Option<Pfn> {
+        let order = order.index();
         let (slot, from) = self.summary.split_whole(kind)?;
         self.counts[kind.index()].split(from, order);
         self.fill_above(slot, kind, order);

@@ -63,6 +63,9 @@ pub struct Wish {
     pub kind: MigrateType,
     pub cma: bool,
     pub whole_only: bool,
+    pub sparing: bool,
+    /// Single pages of a batch from fragments in front of this frame.
+    pub end: usize,
 }
 
 impl Wish {
@@ -71,6 +74,8 @@ impl Wish {
             kind,
             cma: false,
             whole_only: false,
+            sparing: false,
+            end: usize::MAX,
         }
     }
 
@@ -82,7 +87,10 @@ impl Wish {
         if self.whole_only {
             request = request.without_fragmenting();
         }
-        request
+        if self.sparing {
+            request = request.sparing();
+        }
+        request.up_to(Pfn::new(self.end))
     }
 }
 

@@ -135,7 +135,70 @@ impl Typed {
         self.kinds[nr] = kind;
     }
 
-    /// A-7, where there is no block of one's own: the frame, after types changed.
+    /// Pageblocks that are free as a whole, of the types that fall back on each other.
+    fn nr_whole(&self) -> usize {
+        let (first, last) = (self.range.start().index(), self.range.end().index() - 1);
+        let is_whole = |nr: &usize| mergeable(self.kinds[*nr]) && self.all_free(nr * 512, 9);
+        (first / 512..=last / 512).filter(is_whole).count()
+    }
+
+    ///
+    fn few_whole(&self) -> bool {
+        self.nr_whole() <= self.range.nr_pages() / 512 / 16
+    }
+
+    fn nr_free_in(&self, nr: usize) -> usize {
+        let frames = nr * 512..nr * 512 + 512;
+        frames.filter(|&pfn| self.is_free(pfn)).count()
+    }
+
+    /// A-2, of fragments.
+    fn own_fragment(&self, n: u8, kind: MigrateType) -> Option<usize> {
+        let mut found = self.candidates(n, kind);
+        found.retain(|(largest, _)| *largest < 9);
+        let (_, nr) = found.into_iter().min()?;
+        self.best_in(nr, n).filter(|_| kind != Isolate)
+    }
+
+    /// A-7, while few pageblocks are whole: the pageblock whose fragments do as well.
+    fn foreign(&self, n: u8, wish: Wish) -> Option<usize> {
+        let partners: &[MigrateType] = match wish.kind {
+            Unmovable => &[Reclaimable],
+            Movable => &[Reclaimable, Unmovable],
+            Reclaimable => &[Unmovable],
+            _ => &[],
+        };
+        // The order of the largest block, the rank of the type, the pageblock.
+        let mut found: Vec<(u8, usize, usize)> = Vec::new();
+        for (rank, &kind) in partners.iter().enumerate() {
+            let of_kind = self.candidates(n, kind).into_iter();
+            found.extend(of_kind.map(|(largest, nr)| (largest, rank, nr)));
+        }
+        found.retain(|(largest, ..)| *largest < 9 && !wish.whole_only);
+        found.into_iter().min().map(|(.., nr)| nr)
+    }
+
+    /// A-7, the same: the movable pageblock that becomes one of the request's type.
+    fn claimed(&self, n: u8, wish: Wish) -> Option<usize> {
+        if wish.whole_only || !matches!(wish.kind, Unmovable | Reclaimable) {
+            return None;
+        }
+        let mut found = self.candidates(n, Movable);
+        found.retain(|(largest, _)| *largest < 9);
+        let first = self.range.start().index() / 1024 * 2;
+        let group = |nr: usize| (nr - first) / 64;
+        let last = |largest| {
+            let same = found.iter().filter(|found| found.0 == largest);
+            same.map(|found| group(found.1)).max()
+        };
+        let in_last_group = |found: &&(u8, usize)| Some(group(found.1)) == last(found.0);
+        let looked_at = found.iter().filter(in_last_group);
+        let (_, nr) =
+            looked_at.min_by_key(|(largest, nr)| (512 - self.nr_free_in(*nr), 9 - largest, *nr))?;
+        Some(*nr).filter(|nr| self.nr_free_in(*nr) >= 64)
+    }
+
+    /// A-7, where there is nothing of one's own, and few pageblocks may be whole: the frame, after types changed.
     fn other(&mut self, n: u8, wish: Wish) -> Option<usize> {
         if wish.cma {
             if let Some(pfn) = self.own(n, Cma) {
@@ -156,25 +219,31 @@ impl Typed {
             others.extend(found.map(|(largest, nr)| (largest, rank, nr)));
         }
         others.sort_by_key(|&(largest, rank, nr)| (u8::MAX - largest, rank, nr));
-        let &(mut largest, _, mut nr) = others.first()?;
+        let &(largest, _, nr) = others.first()?;
         self.nr_fallbacks += 1;
-        let claims = largest >= 4 || wish.kind != Movable;
-        if !claims {
-            others.sort_unstable();
-            (largest, _, nr) = others[0];
-        }
         let pfn = self.best_in(nr, n);
         if largest >= 9 {
             (nr..nr + (1 << (largest - 9))).for_each(|nr| self.set_kind(nr, wish.kind));
-        } else if claims
-            && (nr * 512..nr * 512 + 512)
-                .filter(|&f| self.is_free(f))
-                .count()
-                >= 256
-        {
-            self.set_kind(nr, wish.kind);
         }
         pfn
+    }
+
+    /// A-7, while few pageblocks are whole and no fragment of one's own fits. `own` says where one comes from in a pageblock
+    /// that was claimed.
+    fn frugal(&mut self, n: u8, wish: Wish) -> Option<usize> {
+        if wish.cma {
+            if let Some(pfn) = self.own(n, Cma) {
+                return Some(pfn);
+            }
+        }
+        if let Some(nr) = self.foreign(n, wish) {
+            self.nr_fallbacks += 1;
+            return self.best_in(nr, n);
+        }
+        let nr = self.claimed(n, wish)?;
+        self.nr_fallbacks += 1;
+        self.set_kind(nr, wish.kind);
+        self.best_in(nr, n)
     }
 
     fn plan(&mut self, n: u8, wish: Wish) -> Option<usize> {
@@ -183,20 +252,36 @@ impl Typed {
                 return Some(pfn);
             }
         }
+        if n < 9 {
+            if let Some(pfn) = self.own_fragment(n, wish.kind) {
+                return Some(pfn);
+            }
+            if self.few_whole() {
+                let found = self.frugal(n, wish);
+                if found.is_some() || wish.sparing && self.nr_whole() > 0 {
+                    return found;
+                }
+            }
+        }
         self.own(n, wish.kind).or_else(|| self.other(n, wish))
+    }
+
+    /// of the lowest 64 frames that have any in blocks smaller than a pageblock, blocks of order 0, then any.
+    fn page_fragment(&self, is_there: impl Fn(&Block) -> bool) -> Option<usize> {
+        let blocks = self.blocks();
+        let fragments = blocks.iter().filter(|b| b.1 < 9 && b.2 != Isolate);
+        fragments
+            .filter(|b| is_there(b))
+            .min_by_key(|b| (b.0 / 64, b.1 > 0, b.0))
+            .map(|b| b.0)
     }
 
     ///
     fn own_page(&self, kind: MigrateType) -> Option<usize> {
         let mut blocks = self.blocks();
         blocks.retain(|b| b.2 == kind && kind != Isolate);
-        let fragments = blocks.iter().filter(|b| b.1 < 9);
-        // Of the lowest 64 frames that have any: blocks of order 0, then any.
-        let fragment = fragments
-            .min_by_key(|b| (b.0 / 64, b.1 > 0, b.0))
-            .map(|b| b.0);
         let whole = || blocks.iter().min_by_key(|b| (b.1, b.0)).map(|b| b.0);
-        fragment.or_else(whole)
+        self.page_fragment(|b| b.2 == kind).or_else(whole)
     }
 
     /// How many pages of CMA there are to be taken before others: until it is not more than half.
@@ -212,7 +297,40 @@ impl Typed {
         if surplus > 0 {
             return self.own_page(Cma);
         }
+        if let Some(pfn) = self.page_fragment(|b| b.2 == wish.kind) {
+            return Some(pfn);
+        }
+        if self.few_whole() && wish.kind != Isolate {
+            if wish.cma {
+                if let Some(pfn) = self.own_page(Cma) {
+                    return Some(pfn);
+                }
+            }
+            let foreign = self.foreign(0, wish);
+            let nr = foreign.or_else(|| self.claimed(0, wish));
+            if let Some(nr) = nr {
+                self.nr_fallbacks += 1;
+                if foreign.is_none() {
+                    self.set_kind(nr, wish.kind);
+                }
+                return self.page_fragment(|b| b.0 / 512 == nr);
+            }
+            if wish.sparing && self.nr_whole() > 0 {
+                return None;
+            }
+        }
         self.own_page(wish.kind).or_else(|| self.other(0, wish))
+    }
+
+    /// Whether a batch that has some ends here: the next page would be of its own type and lie too far up.
+    fn ends_here(&self, wish: Wish) -> bool {
+        let mut next = self.page_fragment(|b| b.2 == wish.kind);
+        let cma = || wish.cma && self.own_page(Cma).is_some();
+        let other = || self.foreign(0, wish).or_else(|| self.claimed(0, wish));
+        if next.is_none() && !(self.few_whole() && (cma() || other().is_some())) {
+            next = self.own_page(wish.kind);
+        }
+        next.is_some_and(|pfn| pfn / 512 * 512 >= wish.end)
     }
 
     /// Takes from both, and checks the answer.
@@ -234,7 +352,12 @@ impl Typed {
         let count = buddy.take_pages(most, wish.request(), |pfn| taken.push(pfn.index()));
         assert_eq!(count, taken.len());
         let surplus = self.surplus(wish);
+        let mut pageblock = usize::MAX;
         for (nr, &pfn) in taken.iter().enumerate() {
+            // A pageblock that was begun is gone on with.
+            let goes_on = pfn / 512 == pageblock || nr < surplus;
+            assert!(nr == 0 || goes_on || !self.ends_here(wish), "page {nr}");
+            pageblock = pfn / 512;
             assert_eq!(
                 Some(pfn),
                 self.plan_page(wish, surplus.saturating_sub(nr)),
@@ -243,7 +366,7 @@ impl Typed {
             self.set(pfn, 1, false);
             self.held.push((pfn, 0));
         }
-        if count < most {
+        if count < most && !(count > 0 && self.ends_here(wish)) {
             assert_eq!(self.plan_page(wish, 0), None, "{wish:?}");
         }
         count

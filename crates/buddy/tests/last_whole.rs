@@ -1,0 +1,150 @@
+//! When few pageblocks are whole: who takes what instead.
+#![allow(missing_docs, reason = "a test")]
+
+mod common;
+
+use common::{frames, full, order};
+use kmm_buddy::{Buddy, Request};
+use kmm_frame::{MigrateType, Order, Pfn};
+use kmm_host::AllocError;
+
+use MigrateType::{Movable, Reclaimable, Unmovable};
+
+/// Of so many pageblocks two are few.
+const NR_PAGEBLOCKS: usize = 32;
+const NR_FRAMES: usize = NR_PAGEBLOCKS * 512;
+const FEW: usize = 2;
+
+/// Movable requests have taken whole pageblocks until this many are left.
+fn with_whole(count: usize) -> Buddy {
+    let mut buddy = full(frames(0, NR_FRAMES));
+    while nr_whole(&buddy) > count {
+        buddy.take(Order::PAGEBLOCK, Movable).unwrap();
+    }
+    buddy
+}
+
+fn nr_whole(buddy: &Buddy) -> usize {
+    buddy.nr_free(Order::PAGEBLOCK) + 2 * buddy.nr_free(order(10))
+}
+
+/// Gives back the first frames of a pageblock that was taken.
+fn free_some(buddy: &mut Buddy, pageblock: usize, count: usize) {
+    for nr in 0..count {
+        let pfn = Pfn::new(pageblock * 512 + nr);
+        buddy.put(pfn, Order::ZERO).unwrap();
+    }
+}
+
+fn pageblock_of(taken: Result<Pfn, AllocError>) -> usize {
+    taken.unwrap().index() / 512
+}
+
+#[test]
+fn movable_pages_go_among_others_before_the_last_whole_pageblocks_go() {
+    for (whole, goes_among_others) in [(FEW + 1, false), (FEW, true), (1, true)] {
+        let mut buddy = with_whole(whole);
+        buddy.set_type(Pfn::new(4 * 512), Unmovable);
+        buddy.set_type(Pfn::new(6 * 512), Reclaimable);
+        free_some(&mut buddy, 4, 1);
+        free_some(&mut buddy, 6, 1);
+        let mut pages = Vec::new();
+        assert_eq!(buddy.take_pages(2, Movable, |pfn| pages.push(pfn)), 2);
+        pages.sort_unstable();
+        let among_others = pages == [Pfn::new(4 * 512), Pfn::new(6 * 512)];
+        assert_eq!(among_others, goes_among_others, "{whole} whole");
+        let left = whole - usize::from(!goes_among_others);
+        assert_eq!(nr_whole(&buddy), left);
+        assert_eq!(buddy.type_of(Pfn::new(4 * 512)), Some(Unmovable));
+        assert_eq!(buddy.type_of(Pfn::new(6 * 512)), Some(Reclaimable));
+        // Nothing else is left then.
+        assert!(pageblock_of(buddy.take(Order::ZERO, Movable)) >= NR_PAGEBLOCKS - whole);
+        buddy.validate().unwrap();
+    }
+}
+
+#[test]
+fn pages_that_stay_claim_the_emptiest_movable_pageblock() {
+    for kind in [Unmovable, Reclaimable] {
+        let mut buddy = with_whole(FEW);
+        for (pageblock, count) in [(3, 100), (5, 200), (9, 150)] {
+            free_some(&mut buddy, pageblock, count);
+        }
+        assert_eq!(pageblock_of(buddy.take(order(1), kind)), 5);
+        assert_eq!(buddy.type_of(Pfn::new(5 * 512)), Some(kind));
+        assert_eq!(nr_whole(&buddy), FEW);
+        // One that has enough, but not for a block so large, stays as it is.
+        assert!(pageblock_of(buddy.take(order(8), kind)) >= NR_PAGEBLOCKS - FEW);
+        assert_eq!(buddy.type_of(Pfn::new(3 * 512)), Some(Movable));
+        buddy.validate().unwrap();
+    }
+}
+
+#[test]
+fn a_pageblock_with_hardly_anything_free_is_not_claimed() {
+    for (count, is_claimed) in [(63, false), (64, true)] {
+        let mut buddy = with_whole(FEW);
+        free_some(&mut buddy, 3, count);
+        let pageblock = pageblock_of(buddy.take(Order::ZERO, Unmovable));
+        assert_eq!(pageblock == 3, is_claimed, "{count} free");
+    }
+}
+
+#[test]
+fn of_a_large_zone_the_pageblocks_at_its_end_come_first() {
+    const MANY: usize = 200;
+    let mut buddy = full(frames(0, MANY * 512));
+    while nr_whole(&buddy) > 0 {
+        buddy.take(Order::PAGEBLOCK, Movable).unwrap();
+    }
+    for (pageblock, count) in [(10, 255), (100, 254), (190, 140), (199, 130)] {
+        free_some(&mut buddy, pageblock, count);
+    }
+    // Of those whose largest block is as large, the last of 64 aligned ones are looked at.
+    for expected in [199, 190, 100, 10] {
+        let block = buddy.take(order(7), Unmovable);
+        assert_eq!(pageblock_of(block), expected);
+    }
+    buddy.validate().unwrap();
+}
+
+#[test]
+fn who_is_sparing_gets_fragments_only_while_few_are_whole() {
+    let request = Request::new(Movable).sparing();
+    let mut buddy = with_whole(FEW);
+    assert_eq!(
+        buddy.take(Order::ZERO, request),
+        Err(AllocError::OutOfMemory)
+    );
+    assert_eq!(buddy.take_pages(3, request, |_| {}), 0);
+    assert_eq!(nr_whole(&buddy), FEW);
+    let mut buddy = with_whole(FEW + 1);
+    assert_eq!(buddy.take_pages(3, request, |_| {}), 3);
+    // Huge pages are what they are kept for.
+    let mut buddy = with_whole(FEW);
+    buddy.take(Order::PAGEBLOCK, request).unwrap();
+}
+
+#[test]
+fn a_batch_ends_in_front_of_what_lies_too_far_up() {
+    let take = |buddy: &mut Buddy, end: usize| {
+        let mut pages = Vec::new();
+        let request = Request::new(Movable).up_to(Pfn::new(end));
+        buddy.take_pages(8, request, |pfn| pages.push(pfn.index() / 512));
+        pages
+    };
+    for (end, expected) in [
+        (3 * 512, vec![3]),
+        (5 * 512, vec![3]),
+        (5 * 512 + 1, vec![3, 5, 5]),
+        (NR_FRAMES, vec![3, 5, 5, 28, 28, 28, 28, 28]),
+    ] {
+        let mut buddy = with_whole(4);
+        free_some(&mut buddy, 3, 1);
+        free_some(&mut buddy, 5, 2);
+        assert_eq!(take(&mut buddy, end), expected, "up to {end}");
+    }
+    // Where there is nothing in front of it, a batch is one like others.
+    let mut buddy = with_whole(4);
+    assert_eq!(take(&mut buddy, 512).len(), 8);
+}
