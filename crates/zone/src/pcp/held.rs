@@ -243,6 +243,17 @@ impl<'a> PcpUse<'a> {
         nr_pages >= pcp.batch.load(Relaxed)
     }
 
+    /// Whether any block waits to go home.
+    pub(crate) fn has_homebound(&self) -> bool {
+        self.0.nr_home.load(Relaxed) != 0
+    }
+
+    /// Where the window ends.
+    pub(crate) fn window_end(&self) -> Pfn {
+        let window = self.0.windows[Size::PAGE.index()].load(Relaxed);
+        Pfn::new(self.0.start.load(Relaxed) + window)
+    }
+
     /// How many pages wait to go home, and the blocks; none do afterwards.
     pub(crate) fn going_home(&self) -> (usize, impl Iterator<Item = (Pfn, Order)> + Clone) {
         let nr_pages = self.0.nr_home_pages.load(Relaxed);

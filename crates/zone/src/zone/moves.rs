@@ -289,8 +289,7 @@ impl<L: RawMutex> Zone<L> {
         let most = pcp.most_to_fill(size, self.pcp_batch.load(Relaxed));
         let mut filler = pcp.filler(size, search.kind, most.min(spare.max(1)));
         let most = filler.left();
-        let request = effort.request(search.kind);
-        self.with_buddy(|buddy| match size {
+        let mut fill = |buddy: &mut Buddy, request| match size {
             Size::PAGE => buddy.take_runs(most, request, |first, len| {
                 (0..len).for_each(|i| self.mark(first + i));
                 filler.push_run(first, len);
@@ -299,7 +298,20 @@ impl<L: RawMutex> Zone<L> {
                 self.mark(pfn);
                 filler.push(pfn);
             }),
+        };
+        let request = effort.request(search.kind).up_to(pcp.window_end());
+        let must_break = self.with_buddy(|buddy| {
+            if pcp.has_homebound() {
+                // They lie lower than what there is else. One that is refused was freed twice; whoever frees it next is told.
+                let _ = self.put_home(pcp, buddy);
+            }
+            fill(buddy, request.sparing()) == 0 && buddy.has_free(size.order(), request)
         });
+        if must_break {
+            // One of the last whole pageblocks has to go, unless what is in stock of other sizes and types will do.
+            let _ = self.drain_held(pcp);
+            self.with_buddy(|buddy| fill(buddy, request));
+        }
         filler.finish();
     }
 
