@@ -8,9 +8,9 @@
 //! which will be theirs alone when these have left. So the last huge pages go when there is nothing else.
 //!
 //! A life of movable, unmovable and reclaimable requests (`benches/`, fragmentation), 1 GiB, loads of 70, 80, 90 and 95 %.
-//! Free memory that can be had as huge pages at once, in %: none when whole pageblocks went first, as in Linux; 6, 8, 16 and
+//! Free memory that can be had as huge pages at once, in %: none when whole pageblocks went first, as in Linux; 6, 7, 16 and
 //! 0 now, where the memory that nobody ever touched is 6, 8, 20 and 38. The same once all was moved away that can be: 80, 74,
-//! 61 and 2 then, 95, 79, 62 and 47 now.
+//! 61 and 2 then, 95, 81, 61 and 50 now.
 
 use kmm_frame::{MAX_ORDER, MigrateType, Order, Pfn};
 use kmm_host::AllocError;
