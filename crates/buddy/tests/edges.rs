@@ -4,7 +4,7 @@
 mod common;
 
 use common::{empty, frames, full, map_of, order, pageblocks_of, sorted};
-use kmm_buddy::{Buddy, FreeBits, FreeError, Pageblock};
+use kmm_buddy::{Buddy, FreeBits, FreeError, Pageblock, Request};
 use kmm_frame::{MAX_ORDER, MigrateType, Order, PageFlags, Pfn, PfnRange};
 
 #[test]
@@ -324,4 +324,165 @@ fn the_reserve_and_what_is_lent_are_counted() {
     assert!(!buddy.reserve_highatomic(Pfn::new(4096), order(0), 51_199));
     assert!(buddy.reserve_highatomic(Pfn::new(4096), order(0), 51_200));
     buddy.validate().unwrap();
+}
+
+#[test]
+fn what_would_be_found_is_said_before() {
+    use MigrateType::{Cma, HighAtomic, Isolate, Movable, Reclaimable, Unmovable};
+    let range = frames(0, 4096);
+    for kind in MigrateType::ALL {
+        for n in [0, 3, 8, 9, 10] {
+            let mut buddy = empty(range, map_of(range));
+            for slot in 0..8 {
+                buddy.set_type(Pfn::new(slot * 512), kind);
+            }
+            let block = frames(2048, 2048 + (1 << n));
+            buddy.add_free_range(block).unwrap();
+            for asked in MigrateType::ALL {
+                let own = kind == asked && kind != Isolate;
+                let main = |kind| matches!(kind, Unmovable | Movable | Reclaimable);
+                let is_fallback = main(kind) && main(asked) && kind != asked;
+                for wish in 0..=10 {
+                    let has = |request: Request| buddy.has_free(order(wish), request);
+                    let request = Request::new(asked);
+                    let fits = n >= wish;
+                    assert_eq!(has(request), fits && (own || is_fallback));
+                    let lent = kind == Cma && fits;
+                    assert_eq!(has(request.with_cma()), has(request) || lent);
+                    let unmixed = request.without_fragmenting();
+                    assert_eq!(has(unmixed), fits && (own || is_fallback && n >= 9));
+                }
+            }
+            assert!(matches!(kind, HighAtomic | Isolate) || buddy.has_free(order(n), kind));
+        }
+    }
+}
+
+#[test]
+fn pageblocks_in_batches_are_those_that_single_requests_get() {
+    use MigrateType::{Cma, Isolate, Movable, Unmovable};
+    let range = frames(0, 16 * 512);
+    let make = || {
+        let mut buddy = empty(range, map_of(range));
+        for slot in 8..14 {
+            buddy.set_type(Pfn::new(slot * 512), Cma);
+        }
+        buddy.set_type(Pfn::new(14 * 512), Unmovable);
+        for (first, end) in [(0, 1), (2, 4), (5, 6), (8, 13), (14, 15)] {
+            buddy
+                .add_free_range(frames(first * 512, end * 512))
+                .unwrap();
+        }
+        buddy.isolate(frames(5 * 512, 6 * 512)).unwrap();
+        buddy
+    };
+    let movable = Request::new(Movable);
+    for request in [
+        movable,
+        movable.with_cma(),
+        movable.without_fragmenting(),
+        Request::new(Unmovable),
+        Request::new(Cma),
+        Request::new(Isolate),
+    ] {
+        for most in 0..12 {
+            let (mut one, mut other) = (make(), make());
+            let mut batch = Vec::new();
+            let count = one.take_blocks(Order::PAGEBLOCK, most, request, |pfn| batch.push(pfn));
+            let single = || other.take(Order::PAGEBLOCK, request).ok();
+            let singles: Vec<Pfn> = core::iter::from_fn(single).take(most).collect();
+            assert_eq!(batch, singles, "{request:?} {most}");
+            assert_eq!(count, singles.len());
+            assert_eq!(sorted(one.free_blocks()), sorted(other.free_blocks()));
+            one.validate().unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_largest_blocks_come_back_only_if_neither_half_is_free() {
+    let range = frames(0, 4096);
+    for (free, n) in [(2048, 9), (2560, 9), (2048, 0), (3071, 0), (2560, 3)] {
+        let mut buddy = empty(range, map_of(range));
+        buddy.put(Pfn::new(free), order(n)).unwrap();
+        let before = sorted(buddy.free_blocks());
+        let refused = buddy.put(Pfn::new(2048), MAX_ORDER);
+        assert_eq!(refused, Err(FreeError::AlreadyFree));
+        assert_eq!(sorted(buddy.free_blocks()), before);
+        buddy.validate().unwrap();
+    }
+}
+
+#[test]
+fn halves_of_different_types_join_if_both_may() {
+    use MigrateType::{Cma, Isolate, Movable, Unmovable};
+    let range = frames(0, 4096);
+    for (lower, upper, joins) in [
+        (Movable, Movable, true),
+        (Cma, Cma, true),
+        (Unmovable, Movable, true),
+        (Movable, Unmovable, true),
+        (Movable, Cma, false),
+        (Cma, Movable, false),
+        (Isolate, Movable, false),
+    ] {
+        for at in [0, 2048] {
+            let mut buddy = empty(range, map_of(range));
+            buddy.set_type(Pfn::new(at), lower);
+            buddy.set_type(Pfn::new(at + 512), upper);
+            buddy.put(Pfn::new(at), MAX_ORDER).unwrap();
+            let halves = [(at, 9), (at + 512, 9)];
+            let expected = if joins { &[(at, 10)][..] } else { &halves };
+            assert_eq!(sorted(buddy.free_blocks()), expected);
+            // The one that comes last, here the upper, says of which type both are.
+            let first = if joins { upper } else { lower };
+            assert_eq!(buddy.type_of(Pfn::new(at)), Some(first));
+            assert_eq!(buddy.type_of(Pfn::new(at + 512)), Some(upper));
+            buddy.validate().unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_largest_blocks_of_other_types_are_taken_whole() {
+    let range = frames(0, 8192);
+    let mut buddy = empty(range, map_of(range));
+    buddy.add_free_range(frames(4096, 6144)).unwrap();
+    assert_eq!(
+        buddy.take(MAX_ORDER, MigrateType::Unmovable),
+        Ok(Pfn::new(4096))
+    );
+    for pfn in [4096, 4608] {
+        assert_eq!(buddy.type_of(Pfn::new(pfn)), Some(MigrateType::Unmovable));
+    }
+    assert_eq!(buddy.type_of(Pfn::new(5120)), Some(MigrateType::Movable));
+    assert_eq!(sorted(buddy.free_blocks()), [(5120, 10)]);
+    buddy.validate().unwrap();
+    buddy.put(Pfn::new(4608), order(9)).unwrap();
+    buddy.put(Pfn::new(0), order(9)).unwrap();
+    assert_eq!(sorted(buddy.free_blocks()), [(0, 9), (4608, 9), (5120, 10)]);
+    buddy.validate().unwrap();
+}
+
+#[test]
+fn a_pageblock_goes_in_single_pages_to_the_last() {
+    let range = frames(0, 4096);
+    for most in [511, 512, 513, 1024, 4096] {
+        let mut buddy = full(range);
+        let mut next = 0;
+        let count = buddy.take_pages(most, MigrateType::Movable, |pfn| {
+            assert_eq!(pfn.index(), next);
+            next += 1;
+        });
+        assert_eq!((count, next), (most, most));
+        assert_eq!(buddy.nr_free_pages(), 4096 - most);
+        buddy.validate().unwrap();
+        for pfn in 0..most {
+            buddy.put(Pfn::new(pfn), Order::ZERO).unwrap();
+        }
+        assert_eq!(
+            sorted(buddy.free_blocks()),
+            sorted(full(range).free_blocks())
+        );
+    }
 }

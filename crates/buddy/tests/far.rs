@@ -173,3 +173,48 @@ fn the_lowest_is_found_among_thousands_of_pageblocks() {
         few[random.below(few.len())]
     });
 }
+
+#[test]
+fn far_pageblocks_join_and_part_like_the_first() {
+    let nr_blocks = 5000;
+    let mut zone = Zone::new(0, nr_blocks);
+    for nr in [0, 2, 62, 64, 130, 4094, 4096, 4162, 4998] {
+        let (start, kind) = (zone.start(nr), MigrateType::Movable);
+        let upper = start + 512;
+        let buddy = &mut zone.buddy;
+        let check = |buddy: &Buddy, expected: &[(usize, u8)]| {
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|b| (start.index() + b.0, b.1))
+                .collect();
+            assert_eq!(common::sorted(buddy.free_blocks()), expected);
+            buddy.validate().unwrap();
+        };
+        buddy.put(start, order(10)).unwrap();
+        check(buddy, &[(0, 10)]);
+        // The lower half, then a page of the upper one, and both back: the last page makes one block of all.
+        assert_eq!(buddy.take(order(9), kind), Ok(start));
+        check(buddy, &[(512, 9)]);
+        assert_eq!(buddy.take(order(0), kind), Ok(upper));
+        buddy.put(start, order(9)).unwrap();
+        buddy.put(upper, order(0)).unwrap();
+        check(buddy, &[(0, 10)]);
+        // Out of both at once, and back in the other order.
+        assert_eq!(buddy.take(order(8), kind), Ok(start));
+        check(buddy, &[(256, 8), (512, 9)]);
+        assert_eq!(buddy.take(order(9), kind), Ok(upper));
+        check(buddy, &[(256, 8)]);
+        buddy.put(upper, order(9)).unwrap();
+        buddy.put(start, order(8)).unwrap();
+        check(buddy, &[(0, 10)]);
+        // Apart by type, and together again.
+        buddy.set_type(upper, MigrateType::Cma);
+        check(buddy, &[(0, 9), (512, 9)]);
+        assert_eq!(buddy.take(order(9), MigrateType::Cma), Ok(upper));
+        buddy.put(upper, order(9)).unwrap();
+        buddy.set_type(upper, kind);
+        check(buddy, &[(0, 10)]);
+        assert_eq!(buddy.take(order(10), kind), Ok(start));
+        check(buddy, &[]);
+    }
+}
