@@ -26,8 +26,15 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
     let fuzz_targets = flags.values("--target")?;
     let with_loom = flags.flag("--loom");
     let with_mutants = flags.flag("--mutants");
-    let packages = flags.values("--package")?;
-    let shard = flags.value("--shard")?;
+    let plan = mutants::Plan {
+        packages: flags.values("--package")?,
+        files: flags.values("--file")?,
+        shard: flags.value("--shard")?,
+        thorough: flags.flag("--thorough"),
+        fresh: flags.flag("--fresh"),
+        only_report: flags.flag("--report"),
+        quick: flags.flag("--quick"),
+    };
     flags.finish()?;
     if !run && fuzz_seconds.is_none() && !with_loom && !with_mutants {
         return describe();
@@ -47,7 +54,7 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
         loom::run(&mut tally);
     }
     if run || with_mutants {
-        mutants::run(&mut tally, &packages, shard.as_deref());
+        mutants::run(&mut tally, &plan);
     }
     Ok(tally.finish())
 }
@@ -66,7 +73,8 @@ fn describe() -> Result<u8> {
         models.join(", ")
     );
     println!(
-        "  --mutants            does a test fail for each change to the code of {}? writes {}; --package NAME for one, --shard 1/20 for a part",
+        "  --mutants            does a test fail for each change to the code of {}? writes {}; --package NAME, --file GLOB or --shard 1/20 for a part, \
+         --quick without those that need a build each, --thorough also those explained, --fresh anew, --report what is known",
         mutants::PACKAGES.join(" and "),
         mutants::RESULTS
     );
