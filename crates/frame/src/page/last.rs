@@ -4,7 +4,9 @@
     reason = "words that nobody else writes are read as parts of comparisons"
 )]
 
-use super::{Page, PageFlags};
+use super::Page;
+#[cfg(not(any(loom, target_endian = "big")))]
+use super::PageFlags;
 
 /// The flags that forbid it: all are in the lower half.
 #[cfg(not(any(loom, target_endian = "big")))]
