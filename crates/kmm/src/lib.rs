@@ -13,6 +13,7 @@ mod early;
 mod errno;
 mod manager;
 mod page_alloc;
+mod shrinkers;
 mod tables;
 
 pub use address_space::{AddressSpace, MmStat};
@@ -27,6 +28,8 @@ pub use page_alloc::{
     OomResult, OverLimit, PageAlloc, RateLimit, ReclaimReq, Reclaimer, SplitPages, ZoneInfo,
     write_mem_info,
 };
+
+pub use shrinkers::{MAX_SHRINKERS, ShrinkerId, Shrinkers, TooManyShrinkers};
 
 pub use kmm_buddy as buddy;
 pub use kmm_devres as devres;

@@ -148,6 +148,8 @@ impl<H: Host> Manager<H> {
         let slub = Slub::new(alloc, host.phys(), map, host.cpus(), storage, config)
             .map_err(|_| BuildError::Slub)?;
         let slub: &'static Objects<H> = early.place(slub)?;
+        let shrinker = alloc.shrinkers().register(slub);
+        shrinker.map_err(|_| BuildError::Slub)?;
         let place = early.reserve_place::<Self>()?;
         let memory = early.memory();
         let is_ram: &'static IsRam =

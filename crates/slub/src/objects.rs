@@ -8,9 +8,9 @@ use kmm_frame::Gfp;
 use kmm_host::{AllocError, Cpus, ObjectSource, PageSource, PhysMap};
 use lock_api::RawMutex;
 
+use crate::SlubError;
 use crate::front::ObjectCaches;
 use crate::slab::SlabKind;
-use crate::SlubError;
 
 // SAFETY: `Kmem` promises the same.
 unsafe impl<K, A, P, L, C> ObjectSource for ObjectCaches<K, A, P, L, C>

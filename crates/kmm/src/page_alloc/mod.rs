@@ -35,7 +35,7 @@ use kmm_frame::{Gfp, NodeId, NodeMask, Order};
 use kmm_host::{AllocError, Host, Owners, PageBlock, PageReq};
 use kmm_zone::Pressure;
 
-use crate::Pages;
+use crate::{Pages, Shrinkers};
 use places::Request;
 
 pub use api::ExactPages;
@@ -55,6 +55,7 @@ pub struct PageAlloc<H: Host> {
     host: &'static H,
     zones: &'static Pages<H>,
     hooks: AllocHooks,
+    shrinkers: Shrinkers<H::Lock>,
     /// Whether somebody is choosing whom to kill. Linux: `oom_lock`.
     oom_busy: AtomicBool,
 }
@@ -67,6 +68,7 @@ impl<H: Host> PageAlloc<H> {
             host,
             zones,
             hooks,
+            shrinkers: Shrinkers::new(),
             oom_busy: AtomicBool::new(false),
         }
     }
@@ -75,6 +77,12 @@ impl<H: Host> PageAlloc<H> {
     #[must_use]
     pub const fn zones(&self) -> &'static Pages<H> {
         self.zones
+    }
+
+    /// Who lets go of things when reclaim finds nothing.
+    #[must_use]
+    pub const fn shrinkers(&self) -> &Shrinkers<H::Lock> {
+        &self.shrinkers
     }
 
     /// Whom it asks and tells.

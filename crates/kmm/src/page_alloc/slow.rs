@@ -314,14 +314,28 @@ impl<H: Host> Attempt<'_, H> {
         let reclaim = self.reclaim;
         self.pages.count(VmEvent::allocstall(reclaim.highest));
         let freed = self.freeing(|pages, sleep| pages.hooks.reclaimer.reclaim(sleep, &reclaim));
-        let nr_reclaimed = freed.unwrap_or(0);
+        let mut nr_reclaimed = freed.unwrap_or(0);
         self.pages.step(AllocStep::Reclaimed(nr_reclaimed));
+        if nr_reclaimed == 0 {
+            nr_reclaimed = self.shrink();
+        }
         let found = match nr_reclaimed {
             0 => None,
             _ => self.free_lists(self.may_use_reserves()),
         };
         // Before anybody is killed, or anything tried again.
         (nr_reclaimed, found.or_else(|| self.others_stocks()))
+    }
+
+    /// Has shrinkers let go of all they can; how much. Linux: `shrink_slab` at the last priority.
+    fn shrink(&mut self) -> usize {
+        let ReclaimReq { gfp, node, .. } = self.reclaim;
+        let freed = self.freeing(|pages, _| pages.shrinkers.shrink(gfp, node, 0));
+        let freed = freed.unwrap_or(0);
+        if freed > 0 {
+            self.pages.step(AllocStep::Shrunk(freed));
+        }
+        freed
     }
 
     /// With what other CPUs have in stock, if they have any: it is free, but out of reach until they give it back.

@@ -28,6 +28,8 @@ pub enum AllocStep {
     Compacted(CompactPriority, CompactResult),
     /// Direct reclaim came back with so many pages: `mm_vmscan_direct_reclaim_end`.
     Reclaimed(usize),
+    /// Shrinkers let go of so many things, as reclaim had found nothing: `mm_shrink_slab_end`.
+    Shrunk(usize),
     /// So many other CPUs had pages in stock, and were made to give them back: `drain_all_pages`.
     Drained(usize),
     /// A pageblock that was kept back for urgent requests was given up.
@@ -64,6 +66,7 @@ impl fmt::Display for AllocStep {
             Self::Reclaimed(count) => {
                 write!(f, "mm_vmscan_direct_reclaim_end nr_reclaimed={count}")
             }
+            Self::Shrunk(count) => write!(f, "mm_shrink_slab_end freed={count}"),
             Self::Drained(nr_cpus) => write!(f, "drain_all_pages cpus={nr_cpus}"),
             Self::Unreserved => f.write_str("highatomic unreserved"),
             Self::RetryReclaim(loops) => write!(f, "reclaim_retry_zone no_progress_loops={loops}"),

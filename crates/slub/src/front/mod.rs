@@ -32,6 +32,7 @@ mod large;
 mod lookup;
 mod report;
 mod request;
+mod shrinker;
 mod slow;
 
 pub(crate) use array::{ARRAY_BYTES, ArrayTotals, CELLS, Event};
