@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use kmm_frame::{MigrateType, Order, Pfn, PfnRange};
 
-/// What is known of one pageblock: its type, and whether any of its frames is RAM.
+/// What is known of one pageblock: its type, whether any of its frames is RAM, and whether its owner marked it as near.
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct Pageblock(AtomicU8);
@@ -18,9 +18,11 @@ pub struct Pageblock(AtomicU8);
 /// The low bits are the type.
 const TYPE: u8 = 0b0111;
 /// Where the type from before is while the block is isolated.
-const BEFORE_SHIFT: u32 = 4;
+const BEFORE_SHIFT: u32 = 5;
 /// One of the frames, or more, is RAM.
 const PRESENT: u8 = 0b1000;
+/// What comes back from here is kept at hand ([`Pageblocks::set_near`]).
+const NEAR: u8 = 0b1_0000;
 
 const _: () = assert!(MigrateType::COUNT <= TYPE as usize + 1);
 
@@ -32,17 +34,19 @@ impl Pageblock {
     }
 
     /// How many routes there are.
-    pub const NR_ROUTES: usize = (TYPE | PRESENT) as usize + 1;
+    pub const NR_ROUTES: usize = (TYPE | PRESENT | NEAR) as usize + 1;
+    /// What the route of a pageblock that is marked as near has more than that of another.
+    pub const NEAR_ROUTE: usize = NEAR as usize;
 
     /// What to do with blocks of this pageblock that come back, as an index into a table of [`Pageblock::NR_ROUTES`]: one
-    /// for each type, and others for pageblocks without RAM.
+    /// for each type, and others for pageblocks that are near, or without RAM.
     #[inline]
     #[must_use]
     pub fn route(&self) -> usize {
-        usize::from(self.0.load(Relaxed) & (TYPE | PRESENT))
+        usize::from(self.0.load(Relaxed) & (TYPE | PRESENT | NEAR))
     }
 
-    /// The route of pageblocks of a type that have RAM.
+    /// The route of pageblocks of a type that have RAM and are not near.
     #[must_use]
     pub const fn route_of(kind: MigrateType) -> usize {
         kind.index() | PRESENT as usize
@@ -60,7 +64,7 @@ impl Pageblock {
                 MigrateType::Isolate => (bits & TYPE) << BEFORE_SHIFT,
                 _ => 0,
             };
-            Some(bits & PRESENT | kind as u8 | last)
+            Some(bits & (PRESENT | NEAR) | kind as u8 | last)
         };
         // It never refuses.
         let _ = self.0.fetch_update(Relaxed, Relaxed, replace);
@@ -147,6 +151,18 @@ impl Pageblocks {
     pub fn remove_present(&self, range: PfnRange) {
         for block in self.blocks_of(range) {
             block.0.fetch_and(!PRESENT, Relaxed);
+        }
+    }
+
+    /// Marks the pageblocks of the frames of `range` as near, or not so any more: what that means is up to the allocator in
+    /// front of the free lists, which asks for it by [`Pageblock::route`].
+    pub fn set_near(&self, range: PfnRange, is_near: bool) {
+        for block in self.blocks_of(range) {
+            if is_near {
+                block.0.fetch_or(NEAR, Relaxed);
+            } else {
+                block.0.fetch_and(!NEAR, Relaxed);
+            }
         }
     }
 

@@ -237,3 +237,41 @@ fn the_reserve_has_a_limit() {
         Ok(Pfn::new(3 * 512))
     );
 }
+
+#[test]
+fn a_mark_stays_whatever_becomes_of_a_pageblock() {
+    let range = frames(100, 5 * 512 + 7);
+    let (blocks, mut buddy) = zone_of(range);
+    let routes = |blocks: &Pageblocks| -> Vec<usize> {
+        blocks.entries().iter().map(Pageblock::route).collect()
+    };
+    let before = routes(&blocks);
+    blocks.set_near(frames(600, 1030), true);
+    let near = |nr: usize| usize::from((1..=2).contains(&nr)) * Pageblock::NEAR_ROUTE;
+    let marked: Vec<_> = before
+        .iter()
+        .zip(0..)
+        .map(|(route, nr)| route + near(nr))
+        .collect();
+    assert_eq!(routes(&blocks), marked);
+    // Isolated and back, and RAM in between.
+    let pfn = Pfn::new(700);
+    blocks.add_present(range);
+    buddy.set_type(pfn, MigrateType::Reclaimable);
+    buddy.set_type(pfn, MigrateType::Isolate);
+    assert_eq!(blocks.type_of(pfn), Some(MigrateType::Isolate));
+    buddy.set_type(pfn, MigrateType::Unmovable);
+    let of = Pageblock::route_of;
+    assert_eq!(
+        blocks.entries()[1].route(),
+        of(MigrateType::Unmovable) + Pageblock::NEAR_ROUTE
+    );
+    assert_eq!(blocks.entries()[3].route(), of(MigrateType::Movable));
+    // Frames of others, and none.
+    blocks.set_near(frames(0, 50), true);
+    blocks.set_near(PfnRange::EMPTY, true);
+    assert_eq!(blocks.entries()[0].route(), of(MigrateType::Movable));
+    blocks.set_near(frames(0, 9000), false);
+    let is_far = |block: &Pageblock| block.route() < Pageblock::NEAR_ROUTE;
+    assert!(blocks.entries().iter().all(is_far));
+}

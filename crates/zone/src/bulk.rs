@@ -143,7 +143,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
                     None => continue,
                 };
                 // SAFETY: the way of the pageset; who has a block has it alone, and gives it up.
-                let Some(offset) = (unsafe { pcp.free_counted(Size::PAGE, pfn, 1) }) else {
+                let Some(offset) = (unsafe { pcp.free_counted(pfn, 1) }) else {
                     was_all = false;
                     continue;
                 };
@@ -153,7 +153,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
                     if pcp.keep_at(Size::PAGE, route, offset) {
                         continue;
                     }
-                    // Room is shared out anew, and windows measured, once for all of them.
+                    // Room is shared out anew once for all of them.
                     if *may_ask && self.keep_after_asking(pin, pfn) {
                         *may_ask = false;
                         continue;

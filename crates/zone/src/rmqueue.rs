@@ -395,14 +395,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     #[cold]
     #[inline(never)]
     pub(crate) fn give_slow(&self, pfn: Pfn, order: Order) {
-        let size = Size::of(order);
-        let waits = |pin: CpuPin<'_>| {
-            self.first_pcp(pin, ZoneType::Movable, Way::Frozen)
-                .wait(size, pfn)
-        };
-        if size.is_large() || !self.cpus().with_pin(waits) {
-            self.give_to_zone(pfn, order);
-        }
+        self.give_to_zone(pfn, order);
     }
 
     #[inline(never)]

@@ -21,6 +21,8 @@ mod moves;
 /// again.
 pub(crate) const FREED: u64 = u64::MAX - 1;
 
+const BLOCK: usize = Order::PAGEBLOCK.nr_pages();
+
 /// Frames that the same requests may use.
 ///
 /// Everything here is safe to read at any time; numbers that belong together are exact while the zone stands still.
@@ -31,6 +33,11 @@ pub struct Zone<L> {
     span: Span,
     /// The frames that the stocks of CPUs take: of the first run of the zone's own.
     window: Span,
+    /// So many of its pageblocks, from the first on, are marked as near: what comes back from there is kept. Written under
+    /// the lock.
+    nr_near: AtomicUsize,
+    /// Pages of large blocks in stock, as far as the CPUs have told. Written under the lock.
+    nr_large_in_stock: AtomicUsize,
     topology: &'static Topology,
     map: MemMap,
     pcps: &'static [Pcp],
@@ -107,6 +114,8 @@ impl<L: RawMutex> Zone<L> {
             kind,
             span: Span::new(range),
             window: Span::new(own),
+            nr_near: AtomicUsize::new(0),
+            nr_large_in_stock: AtomicUsize::new(0),
             topology,
             map,
             pcps,
@@ -306,7 +315,9 @@ impl<L: RawMutex> Zone<L> {
     fn with_buddy_here<R>(&self, f: impl FnOnce(&mut Buddy) -> R) -> R {
         let mut buddy = self.buddy.lock();
         let result = f(&mut buddy);
-        self.nr_free.store(buddy.nr_free_pages(), Relaxed);
+        let nr_free = buddy.nr_free_pages();
+        self.nr_free.store(nr_free, Relaxed);
+        self.open_window(nr_free);
         let reserved = buddy.nr_free_highatomic();
         self.nr_free_highatomic.store(reserved, Relaxed);
         self.nr_free_cma.store(buddy.nr_free_cma(), Relaxed);
@@ -362,8 +373,55 @@ impl<L: RawMutex> Zone<L> {
         } else {
             PfnRange::new(window.start(), window.start())
         };
-        self.window.set(next);
+        self.with_buddy(|_| {
+            self.set_near(self.nr_near.load(Relaxed), 0);
+            self.window.set(next);
+        });
         self.pcps.iter().for_each(|pcp| pcp.set_span(next));
+    }
+
+    /// Has the stocks keep what comes back from the first so many frames as are in use, up to the end of a pageblock. A block
+    /// more may stay: so no mark comes and goes with each batch. The lock is held.
+    #[inline(always)]
+    fn open_window(&self, nr_free: usize) {
+        let (before, wanted) = (self.nr_near.load(Relaxed), self.nr_blocks_in_use(nr_free));
+        if wanted > before || wanted + 1 < before {
+            self.set_near(before, wanted);
+        }
+    }
+
+    /// How many pageblocks what is in use would fill, and begin.
+    #[inline(always)]
+    fn nr_blocks_in_use(&self, nr_free: usize) -> usize {
+        // Small blocks in stock count as in use: they are less than a pageblock.
+        let others = nr_free + self.nr_large_in_stock.load(Relaxed);
+        self.present_pages().saturating_sub(others) / BLOCK + 1
+    }
+
+    /// Where the window should end.
+    pub(crate) fn window_end(&self) -> Pfn {
+        self.window.range().start() + self.nr_blocks_in_use(self.nr_free_pages()) * BLOCK
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn set_near(&self, before: usize, after: usize) {
+        let start = self.window.range().start();
+        // One more where the zone begins within a pageblock.
+        let more = usize::from(!start.is_aligned(Order::PAGEBLOCK));
+        let blocks = |from: usize, to: usize| {
+            let nth = |nr: usize| match nr {
+                0 => start,
+                nr => start.align_down(Order::PAGEBLOCK) + (nr + more) * BLOCK,
+            };
+            PfnRange::new(nth(from), nth(to))
+        };
+        if before < after {
+            self.pageblocks.set_near(blocks(before, after), true);
+        } else {
+            self.pageblocks.set_near(blocks(after, before), false);
+        }
+        self.nr_near.store(after, Relaxed);
     }
 
     pub(crate) fn set_watermarks(&self, marks: Watermarks) {

@@ -175,6 +175,38 @@ fn a_cpu_gives_its_stock_back_when_another_asks() {
 }
 
 #[test]
+fn a_cpu_that_never_leaves_its_stock_knows_where_memory_is_in_use() {
+    let zones = batched::<Lock>();
+    let mut held: Vec<_> = (0..8192).map(|_| zones.alloc(PAGE).unwrap()).collect();
+    let far = held.pop().unwrap();
+    run_on(1);
+    let page = zones.alloc(PAGE).unwrap();
+    zones.free(page);
+    // It lies among the first frames, as many as are in use.
+    let pfn = far.pfn();
+    zones.free(far);
+    let far = zones.alloc(PAGE).unwrap();
+    assert_eq!(far.pfn(), pfn);
+    // Another CPU gives nearly everything back, and it does so no more.
+    run_on(2);
+    held.into_iter().for_each(|block| zones.free(block));
+    run_on(1);
+    let before = (stock(&zones)[1], free_of(&zones, ZoneType::Dma));
+    zones.free(far);
+    let kept = (stock(&zones)[1], free_of(&zones, ZoneType::Dma));
+    assert_eq!(kept, (before.0 + 1, before.1), "no step to the free lists");
+    let near = zones.alloc(PAGE).unwrap();
+    assert_ne!(near.pfn(), pfn, "it waits to go home");
+    zones.free(near);
+    zones.validate().unwrap();
+    // SAFETY: this is the only thread.
+    unsafe { zones.drain_all() };
+    assert_eq!(free_of(&zones, ZoneType::Dma), 16_384);
+    let stat = zones.zone(ZoneType::Dma).stat();
+    assert_eq!(stat.pgalloc, stat.pgfree);
+}
+
+#[test]
 fn a_dead_cpu_keeps_nothing() {
     let zones = batched::<Lock>();
     run_on(2);

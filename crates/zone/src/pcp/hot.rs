@@ -22,7 +22,7 @@ use kmm_frame::{MigrateType, Order, Page, Pfn};
 use crate::bulk::{Slots, fill};
 use crate::zone::FREED;
 
-use super::{BUSY, IDLE, NR_ROUTES, ONE_PUT, Pcp, STEP, Size, at, second_half};
+use super::{BUSY, CELLS, IDLE, NR_ROUTES, ONE_PUT, Pcp, STEP, Size, at, near, second_half};
 
 /// What became of a block that an owner gave back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,7 +52,7 @@ impl Pcp {
     /// A block of the stock. `None` also when the pageset is in use.
     #[inline(always)]
     pub(crate) fn take(&self, size: Size, kind: MigrateType) -> Option<Pfn> {
-        let route = Pageblock::route_of(kind);
+        let route = near(Pageblock::route_of(kind));
         let before = own(&self.mark);
         self.mark.store(BUSY, Relaxed);
         compiler_fence(SeqCst);
@@ -67,26 +67,26 @@ impl Pcp {
         Some(pfn)
     }
 
-    /// Puts a block into the stock if it belongs there; whether it did. Not when the pageset is in use.
+    /// Puts a block into the stock, or to those that go home, if there is room; whether it did. Not when the pageset is in
+    /// use.
     #[inline(always)]
     pub(crate) fn keep(&self, size: Size, pfn: Pfn) -> bool {
-        match self.offset_of(size, pfn) {
+        match self.offset_of(pfn) {
             Some(offset) => self.keep_block_at(size, pfn, offset),
             None => false,
         }
     }
 
-    /// As [`Pcp::keep`], of a block that lies in the window, and where in the zone.
+    /// As [`Pcp::keep`], of a block of which is known where in the zone it lies.
     #[inline(always)]
     fn keep_block_at(&self, size: Size, pfn: Pfn, offset: u32) -> bool {
-        let route = self.route_at(pfn);
-        if size == Size::LARGEST && route != self.route_at(second_half(pfn)) {
-            return false;
+        match self.route_of(size, pfn) {
+            Some(route) => self.keep_at(size, route, offset),
+            None => false,
         }
-        self.keep_at(size, route, offset)
     }
 
-    /// As [`Pcp::keep`], of a block that lies in the window: its route, and where in the zone.
+    /// As [`Pcp::keep`], of a block of which are known its route, and where in the zone it lies.
     #[inline(always)]
     pub(crate) fn keep_at(&self, size: Size, route: usize, offset: u32) -> bool {
         let before = own(&self.mark);
@@ -111,22 +111,22 @@ impl Pcp {
     #[inline(always)]
     pub(crate) unsafe fn keep_counted(&self, size: Size, pfn: Pfn, held: u32) -> Kept {
         // SAFETY: by the caller.
-        match unsafe { self.free_counted(size, pfn, held) } {
+        match unsafe { self.free_counted(pfn, held) } {
             Some(offset) if self.keep_block_at(size, pfn, offset) => Kept::Yes,
             Some(_) => Kept::No,
             None => Kept::Unseen,
         }
     }
 
-    /// Notes in the descriptor of a block in the window that it is free, if it is held exactly `held` times and free to go;
-    /// where in the zone it is.
+    /// Notes in the descriptor of a block of the zone that it is free, if it is held exactly `held` times and free to go; where
+    /// in the zone it is.
     ///
     /// # Safety
     /// As for [`Pcp::keep_counted`].
     #[inline(always)]
-    pub(crate) unsafe fn free_counted(&self, size: Size, pfn: Pfn, held: u32) -> Option<u32> {
-        let offset = self.offset_of(size, pfn)?;
-        // SAFETY: obligation 1; it lies in the window.
+    pub(crate) unsafe fn free_counted(&self, pfn: Pfn, held: u32) -> Option<u32> {
+        let offset = self.offset_of(pfn)?;
+        // SAFETY: obligation 1; it lies in the zone.
         let page = unsafe { self.page(pfn) };
         // SAFETY: obligation 2.
         if !unsafe { page.is_free_to_go(held) } {
@@ -144,10 +144,10 @@ impl Pcp {
     /// 2. The caller holds a reference to the page; if it was the last, nobody else uses the page, or looks for a way to.
     #[inline(always)]
     pub(crate) unsafe fn put_page(&self, pfn: Pfn) -> Put {
-        let Some(offset) = self.offset_of(Size::PAGE, pfn) else {
+        let Some(offset) = self.offset_of(pfn) else {
             return Put::Elsewhere;
         };
-        // SAFETY: obligation 1; it lies in the window.
+        // SAFETY: obligation 1; it lies in the zone.
         let page = unsafe { self.page(pfn) };
         if !page.put_and_test() {
             return Put::Done;
@@ -164,15 +164,27 @@ impl Pcp {
         }
     }
 
-    /// Where in the zone a block begins that lies in the window.
+    /// Where in the zone a block begins.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "`spanned` fits (INV-10)")]
-    pub(crate) fn offset_of(&self, size: Size, pfn: Pfn) -> Option<u32> {
+    pub(crate) fn offset_of(&self, pfn: Pfn) -> Option<u32> {
         let offset = pfn.index().wrapping_sub(own_size(&self.start));
-        (offset < own_size(&self.windows[nr_of(size)])).then_some(offset as u32)
+        (offset < own_size(&self.spanned)).then_some(offset as u32)
     }
 
-    /// The route of the pageblock of a frame in the window.
+    /// The route of a block of the zone; `None` of the largest ones if their pageblocks differ in type.
+    #[inline(always)]
+    pub(crate) fn route_of(&self, size: Size, pfn: Pfn) -> Option<usize> {
+        let route = self.route_at(pfn);
+        if size != Size::LARGEST {
+            return Some(route);
+        }
+        // These may be kept wherever they lie: no larger block is waiting for them.
+        let is_alike = near(route) == near(self.route_at(second_half(pfn)));
+        is_alike.then_some(near(route))
+    }
+
+    /// The route of the pageblock of a frame of the zone.
     #[inline(always)]
     pub(crate) fn route_at(&self, pfn: Pfn) -> usize {
         let block = pfn.index() >> Order::PAGEBLOCK.get();
@@ -181,7 +193,7 @@ impl Pcp {
         route_of(unsafe { &*entry })
     }
 
-    /// The descriptor of a frame that was in the stock, or lies in the window.
+    /// The descriptor of a frame of the zone.
     ///
     /// # Safety
     /// The pageset was reached as one whose descriptors lie in an array ([`super::first::Way::Counted`]).
@@ -223,7 +235,7 @@ impl Pcp {
     #[inline(always)]
     pub(crate) fn pop(&self, size: Size, route: usize, next: u32) -> Pfn {
         let cell = size.first_cell() + (next - STEP) as usize;
-        debug_assert!(cell < Size::CELLS, "cell {cell}");
+        debug_assert!(cell < CELLS, "cell {cell}");
         // SAFETY: INV-10: cells in front of the next one exist.
         let offset = own(unsafe { self.cells.get_unchecked(cell) });
         let state = &self.states[nr_of(size)][route % NR_ROUTES];
@@ -234,7 +246,7 @@ impl Pcp {
 
     /// Takes up to `most` pages of a type that is kept, as [`Pcp::take`] would one after the other; how many. Under the mark.
     pub(crate) fn pop_pages(&self, kind: MigrateType, most: usize, out: &mut Slots<'_>) -> usize {
-        let (size, route) = (Size::PAGE, Pageblock::route_of(kind));
+        let (size, route) = (Size::PAGE, near(Pageblock::route_of(kind)));
         let next = self.next_cell(size, route);
         let count = (next / STEP) as usize;
         let count = count.min(most);
@@ -265,7 +277,7 @@ impl Pcp {
     #[inline(always)]
     pub(crate) fn push(&self, size: Size, route: usize, next: u32, offset: u32) {
         let cell = size.first_cell() + next as usize;
-        debug_assert!(cell < Size::CELLS, "cell {cell}");
+        debug_assert!(cell < CELLS, "cell {cell}");
         // SAFETY: INV-10: a stack below its limit has a next cell.
         unsafe { self.cells.get_unchecked(cell) }.store(offset, Relaxed);
         debug_assert!(route < NR_ROUTES, "route {route}");

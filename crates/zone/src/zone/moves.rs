@@ -115,6 +115,7 @@ impl<L: RawMutex> Zone<L> {
                 count += more;
                 refused = refused.or(bad);
             }
+            self.note_large(pcp);
             refused.map_or(Ok(count), Err)
         });
         if let Some(ticket) = ticket {
@@ -299,8 +300,9 @@ impl<L: RawMutex> Zone<L> {
                 filler.push(pfn);
             }),
         };
-        let request = effort.request(search.kind).up_to(pcp.window_end());
+        let request = effort.request(search.kind).up_to(self.window_end());
         let must_break = self.with_buddy(|buddy| {
+            self.note_large(pcp);
             if pcp.has_homebound() {
                 // They lie lower than what there is else. One that is refused was freed twice; whoever frees it next is told.
                 let _ = self.put_home(pcp, buddy);
@@ -325,20 +327,22 @@ impl<L: RawMutex> Zone<L> {
             self.put_locked(pfn, size.order())
         } else if pcp.push(size, pfn) {
             Ok(())
-        } else if pcp.belongs(size, pfn) {
-            // A full stock gives a batch of what it has most of, and then takes the block.
-            let refused = pcp
-                .fullest()
-                .and_then(|most| self.with_buddy(|buddy| self.put_unused(pcp, buddy, most).1));
-            if !pcp.push(size, pfn) && pcp.send_home(size, pfn) {
-                self.with_buddy(|buddy| self.put_home(pcp, buddy));
-            }
-            refused.map_or(Ok(()), Err)
-        } else if pcp.send_home(size, pfn) {
-            let (_, refused) = self.with_buddy(|buddy| self.put_home(pcp, buddy));
-            refused.map_or(Ok(()), Err)
         } else {
-            Ok(())
+            // A full stock gives a batch of what it has most of, and then takes the block; what goes home does so as a whole.
+            let belongs = pcp.belongs(size, pfn);
+            let fullest = belongs.then(|| pcp.fullest()).flatten();
+            let (_, refused) = self.with_buddy(|buddy| {
+                self.note_large(pcp);
+                match fullest {
+                    Some(most) => self.put_unused(pcp, buddy, most),
+                    None => self.put_home(pcp, buddy),
+                }
+            });
+            let result = match pcp.push(size, pfn) {
+                true => Ok(()),
+                false => self.put_locked(pfn, size.order()),
+            };
+            refused.map_or(result, Err)
         };
         self.serve_drain(pcp);
         result
@@ -385,33 +389,32 @@ impl<L: RawMutex> Zone<L> {
         }
     }
 
-    /// Opens the windows of a pageset on as many frames as are in use.
+    /// Takes note of what others have changed.
     fn review(&self, pcp: &PcpUse<'_>) {
         if pcp.must_empty() {
             let _ = self.drain_held(pcp);
         }
-        // Small blocks in stock count as in use: they are less than a pageblock.
-        let others = self.nr_free_pages() + pcp.nr_large_pages();
-        let in_use = self.present_pages().saturating_sub(others).max(1);
-        pcp.review(in_use);
+        pcp.review();
+    }
+
+    /// Takes note of how many pages of large blocks are in a stock: they count as free. The zone lock is held.
+    fn note_large(&self, pcp: &PcpUse<'_>) {
+        let more = pcp.more_large_pages();
+        if more != 0 {
+            let large = self.nr_large_in_stock.load(Relaxed).wrapping_add(more);
+            self.nr_large_in_stock.store(large, Relaxed);
+        }
     }
 
     /// Puts the blocks that wait to go home onto the free lists; how many pages, and one that was refused.
     /// Linux: `free_pcppages_bulk`.
     fn put_home(&self, pcp: &PcpUse<'_>, buddy: &mut Buddy) -> (usize, Option<Refused>) {
-        let mut refused = None;
-        let (count, blocks) = pcp.going_home();
-        let is_page = |block: &(Pfn, Order)| block.1 == Order::ZERO;
-        let pages = blocks.clone().filter(is_page);
-        let pages = pages.map(|(pfn, _)| pfn).inspect(|&pfn| self.unmark(pfn));
-        buddy.put_pages(pages, |pfn, why| refused = Some((pfn, why)));
-        for (pfn, order) in blocks.filter(|block| !is_page(block)) {
-            self.unmark(pfn);
-            if let Err(why) = buddy.put(pfn, order) {
-                refused = Some((pfn, why));
-            }
-        }
-        (count, refused)
+        let stacks = PcpUse::stacks().filter(|(size, _)| !size.is_large());
+        let put = |sum: (usize, Option<Refused>), (size, kind)| {
+            let (count, refused) = self.put_all(buddy, size, pcp.going_home(size, kind));
+            (sum.0 + count, sum.1.or(refused))
+        };
+        stacks.fold((0, None), put)
     }
 
     /// Puts some blocks of a stack onto the free lists; how many pages, and one that was refused.
@@ -421,15 +424,24 @@ impl<L: RawMutex> Zone<L> {
         buddy: &mut Buddy,
         (size, kind, most): (Size, MigrateType, usize),
     ) -> (usize, Option<Refused>) {
-        let (mut count, mut refused) = (0, None);
-        let blocks = pcp.unused(size, kind, most).inspect(|&pfn| {
-            self.unmark(pfn);
-            count += size.order().nr_pages();
-        });
-        let note = |pfn, why| refused = Some((pfn, why));
-        match size {
-            Size::PAGE => buddy.put_pages(blocks, note),
-            _ => buddy.put_blocks(size.order(), blocks, note),
+        self.put_all(buddy, size, pcp.unused(size, kind, most))
+    }
+
+    /// Puts blocks of a stack onto the free lists; how many pages, and one that was refused.
+    fn put_all(
+        &self,
+        buddy: &mut Buddy,
+        size: Size,
+        blocks: impl ExactSizeIterator<Item = Pfn>,
+    ) -> (usize, Option<Refused>) {
+        let (count, mut refused) = (blocks.len() << size.order().get(), None);
+        if count > 0 {
+            let blocks = blocks.inspect(|&pfn| self.unmark(pfn));
+            let note = |pfn, why| refused = Some((pfn, why));
+            match size {
+                Size::PAGE => buddy.put_pages(blocks, note),
+                _ => buddy.put_blocks(size.order(), blocks, note),
+            }
         }
         (count, refused)
     }
