@@ -1,42 +1,53 @@
 //! A handful of objects on the way from one place to another.
-#![expect(unsafe_code, reason = "reads what it has written")]
 
-use core::mem::MaybeUninit;
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 
 /// Up to [`Batch::CAPACITY`] objects, in order.
+#[derive(Debug)]
 pub(crate) struct Batch {
     len: usize,
-    objects: [MaybeUninit<NonNull<u8>>; Self::CAPACITY],
+    objects: [*mut u8; Self::CAPACITY],
 }
 
 impl Batch {
     /// As many as a CPU's array holds.
     pub(crate) const CAPACITY: usize = crate::front::CELLS;
 
-    #[inline]
     pub(crate) const fn new() -> Self {
         Self {
             len: 0,
-            objects: [const { MaybeUninit::uninit() }; Self::CAPACITY],
+            objects: [ptr::null_mut(); Self::CAPACITY],
         }
     }
 
     /// Adds one; there is room for it.
-    #[inline]
     pub(crate) fn push(&mut self, object: NonNull<u8>) {
-        self.objects[self.len].write(object);
+        self.objects[self.len] = object.as_ptr();
         self.len += 1;
     }
 
-    pub(crate) fn is_full(&self) -> bool {
+    /// Lets `f` fill the rest and say how far it got.
+    pub(crate) fn fill(&mut self, f: impl FnOnce(&mut [*mut u8]) -> usize) {
+        self.len += f(&mut self.objects[self.len..]);
+    }
+
+    pub(crate) const fn is_full(&self) -> bool {
         self.len == Self::CAPACITY
     }
 
-    #[inline]
-    pub(crate) fn objects(&self) -> &[NonNull<u8>] {
-        let first = self.objects.as_ptr().cast();
-        // SAFETY: the first `len` were written by `push`.
-        unsafe { core::slice::from_raw_parts(first, self.len) }
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Copies all to `place`, which has room for them; how many.
+    pub(crate) fn copy_to(&self, place: &mut [*mut u8]) -> usize {
+        let nr = self.len.min(place.len());
+        place[..nr].copy_from_slice(&self.objects[..nr]);
+        nr
+    }
+
+    pub(crate) fn objects(&self) -> impl Iterator<Item = NonNull<u8>> + '_ {
+        let objects = self.objects.iter().take(self.len);
+        objects.filter_map(|object| NonNull::new(*object))
     }
 }

@@ -9,7 +9,7 @@ use crate::SlubBug;
 pub struct SlubConfig {
     /// Told of each mistake that is noticed, without any lock held.
     pub on_bug: fn(&SlubBug),
-    /// Bytes of free objects that the depot of a cache may keep on a node; `None` for 1 MiB, or 1/512 of memory if that is
+    /// Bytes of free objects that the depot of a cache may keep on a node; `None` for 1 MiB, or 1/256 of memory if that is
     /// less.
     pub depot_bytes: Option<usize>,
     /// Whether caches of alike objects share slabs. Linux: `slab_nomerge` says no.

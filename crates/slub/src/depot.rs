@@ -8,7 +8,7 @@
 use core::ptr::{self, NonNull};
 
 /// Pointers in a block.
-pub(crate) const BLOCK_OBJECTS: usize = 30;
+pub(crate) const BLOCK_OBJECTS: usize = 62;
 
 /// A batch: an object of an internal cache.
 #[derive(Debug)]
@@ -69,43 +69,36 @@ impl Depot {
         Some(block.cast())
     }
 
-    /// Takes a batch in; whether there was an empty block for it, and it is not too large for one.
-    pub(crate) fn put(&mut self, objects: &[NonNull<u8>]) -> bool {
+    /// Takes in up to `most` objects that `fill` moves into an empty block, which there is, and says how many they are.
+    pub(crate) fn put(&mut self, most: usize, fill: impl FnOnce(&mut [*mut u8]) -> usize) {
         let block = self.spare;
-        if block.is_null() || objects.len() > BLOCK_OBJECTS {
-            return false;
+        if block.is_null() {
+            return;
         }
         // SAFETY: a block of ours.
         let block_ref = unsafe { &mut *block };
         self.spare = block_ref.next;
-        for (cell, object) in block_ref.objects.iter_mut().zip(objects) {
-            *cell = object.as_ptr();
-        }
-        block_ref.len = objects.len();
+        block_ref.len = fill(&mut block_ref.objects[..most.min(BLOCK_OBJECTS)]);
         block_ref.next = self.full;
         self.full = block;
-        self.nr_objects += objects.len();
-        true
+        self.nr_objects += block_ref.len;
     }
 
-    /// Passes the objects of the batch that came last to `sink`; how many.
-    pub(crate) fn take(&mut self, mut sink: impl FnMut(NonNull<u8>)) -> usize {
-        if self.full.is_null() {
-            return 0;
-        }
+    /// Passes the batch that came last to `sink`; whether there was one.
+    #[inline]
+    pub(crate) fn take(&mut self, sink: impl FnOnce(&[*mut u8])) -> bool {
         let block = self.full;
+        if block.is_null() {
+            return false;
+        }
         // SAFETY: a block of ours.
         let block_ref = unsafe { &mut *block };
-        for object in block_ref.objects.iter().take(block_ref.len) {
-            if let Some(object) = NonNull::new(*object) {
-                sink(object);
-            }
-        }
+        sink(&block_ref.objects[..block_ref.len.min(BLOCK_OBJECTS)]);
         self.full = block_ref.next;
         block_ref.next = self.spare;
         self.spare = block;
         self.nr_objects -= block_ref.len;
-        block_ref.len
+        true
     }
 
     /// Takes a single object.
@@ -143,4 +136,4 @@ impl Depot {
 }
 
 pub(crate) const BLOCK_BYTES: usize = size_of::<Block>();
-const _: () = assert!(BLOCK_BYTES == 256);
+const _: () = assert!(BLOCK_BYTES == 512);

@@ -93,6 +93,21 @@ impl Meter {
         print(id, reading(&all, MANY));
     }
 
+    /// As [`Self::each`], with something at hand: it is in registers, as it is for a caller who uses it more than once.
+    #[inline(always)]
+    pub(super) fn each_with<S: Copy>(
+        &self,
+        id: impl core::fmt::Display,
+        state: S,
+        work: impl Fn(S) + Copy,
+    ) {
+        let all = samples(|| {
+            let (state, work) = (state, work);
+            self.net(self.empty_loop, || repeat(MANY, || work(state)))
+        });
+        print(id, reading(&all, MANY));
+    }
+
     /// A long operation: `n` of them in a row.
     #[inline(always)]
     pub(super) fn few(&self, id: impl core::fmt::Display, n: usize, mut work: impl FnMut()) {

@@ -6,10 +6,10 @@ use alloc::format;
 use core::ptr::NonNull;
 
 use kmm::frame::Gfp;
-use kmm::slub::{CacheArgs, KmemAlloc, NoEarlyHeap};
+use kmm::slub::{CacheArgs, KmemAlloc, KmemCache, NoEarlyHeap};
 
 use super::Figure;
-use super::meter::{Meter, opaque};
+use super::meter::{MANY, Meter, opaque};
 use crate::mm::{self, KernelHost};
 
 pub(super) const FIGURES: &[Figure] = &[
@@ -26,6 +26,10 @@ pub(super) const FIGURES: &[Figure] = &[
         run: cache_pair,
     },
     Figure {
+        name: "cache-bulk",
+        run: cache_bulk,
+    },
+    Figure {
         name: "global-pair",
         run: global_pairs,
     },
@@ -38,9 +42,11 @@ const CACHE_SIZE: usize = 192;
 /// Slub behind `GlobalAlloc`, without the kernel's early heap and its refusals.
 static HEAP: KmemAlloc<kmm::Objects<KernelHost>> = KmemAlloc::new(NoEarlyHeap);
 
+type Slub = &'static kmm::Objects<KernelHost>;
+
 #[inline(always)]
-fn kmalloc(size: usize) -> NonNull<u8> {
-    match mm::manager().slub().kmalloc(size, Gfp::KERNEL) {
+fn kmalloc(slub: Slub, size: usize) -> NonNull<u8> {
+    match slub.kmalloc(size, Gfp::KERNEL) {
         Ok(object) => object,
         Err(error) => panic!("{error}"),
     }
@@ -49,9 +55,9 @@ fn kmalloc(size: usize) -> NonNull<u8> {
 /// # Safety
 /// `object` is what [`kmalloc`] returned, and freed once.
 #[inline(always)]
-unsafe fn kfree(object: NonNull<u8>) {
+unsafe fn kfree(slub: Slub, object: NonNull<u8>) {
     // SAFETY: the caller's obligation is the same.
-    unsafe { mm::manager().slub().kfree(object) };
+    unsafe { slub.kfree(object) };
 }
 
 #[inline(always)]
@@ -67,52 +73,80 @@ fn object(address: usize) -> NonNull<u8> {
 }
 
 fn kmalloc_pairs(meter: &Meter) {
+    let slub = mm::manager().slub();
     for size in SIZES {
         // One object stays, so that its slab does too.
-        let first = kmalloc(size);
-        meter.each(format!("kmalloc-pair-{size}"), || {
-            let made = kmalloc(opaque(size));
+        let first = kmalloc(slub, size);
+        let state = (slub, size);
+        meter.each_with(format!("kmalloc-pair-{size}"), state, |(slub, size)| {
+            let made = kmalloc(slub, opaque(size));
             // SAFETY: allocated just now.
-            unsafe { kfree(object(opaque(address(made)))) };
+            unsafe { kfree(slub, object(opaque(address(made)))) };
         });
         // SAFETY: allocated above.
-        unsafe { kfree(first) };
+        unsafe { kfree(slub, first) };
     }
 }
 
 fn kmalloc_batch(meter: &Meter) {
+    let slub = mm::manager().slub();
     meter.halves(
         ["kmalloc-batch-64-alloc", "kmalloc-batch-64-free"],
-        || address(kmalloc(opaque(BATCH_SIZE))),
+        || address(kmalloc(slub, opaque(BATCH_SIZE))),
         |address| {
             // SAFETY: made by the other half, freed once.
-            unsafe { kfree(object(address)) };
+            unsafe { kfree(slub, object(address)) };
         },
     );
 }
 
-fn cache_pair(meter: &Meter) {
-    let slub = mm::manager().slub();
-    let cache = match slub.cache_create(&CacheArgs::new("bench", CACHE_SIZE)) {
+fn make_cache(slub: Slub) -> KmemCache {
+    match slub.cache_create(&CacheArgs::new("bench", CACHE_SIZE)) {
         Ok(cache) => cache,
         Err(error) => panic!("{error}"),
-    };
-    let take = || match slub.alloc(cache, Gfp::KERNEL) {
-        Ok(object) => object,
-        Err(error) => panic!("{error}"),
-    };
-    let first = take();
-    meter.each("cache-pair-192", || {
-        let made = take();
-        // SAFETY: allocated just now.
-        unsafe { slub.free(cache, object(opaque(address(made)))) };
-    });
-    // SAFETY: allocated above.
-    unsafe { slub.free(cache, first) };
+    }
+}
+
+fn end_cache(slub: Slub, cache: KmemCache) {
     // SAFETY: nobody else knows the cache.
     if let Err(error) = unsafe { slub.cache_destroy(cache) } {
         panic!("{error}");
     }
+}
+
+fn cache_pair(meter: &Meter) {
+    let slub = mm::manager().slub();
+    let cache = make_cache(slub);
+    let pair = |(slub, cache): (Slub, KmemCache)| {
+        let made = match slub.alloc(cache, Gfp::KERNEL) {
+            Ok(object) => object,
+            Err(error) => panic!("{error}"),
+        };
+        // SAFETY: allocated just now.
+        unsafe { slub.free(cache, object(opaque(address(made)))) };
+    };
+    meter.each_with("cache-pair-192", (slub, cache), pair);
+    end_cache(slub, cache);
+}
+
+/// A thousand objects with one call.
+fn cache_bulk(meter: &Meter) {
+    let slub = mm::manager().slub();
+    let cache = make_cache(slub);
+    let mut objects = alloc::vec![None; MANY];
+    meter.calls(
+        ["cache-bulk-192-alloc", "cache-bulk-192-free"],
+        MANY,
+        &mut objects,
+        |objects| {
+            if let Err(error) = slub.alloc_bulk(cache, Gfp::KERNEL, objects) {
+                panic!("{error}");
+            }
+        },
+        // SAFETY: made by the other half.
+        |objects| unsafe { slub.free_bulk(cache, objects) },
+    );
+    end_cache(slub, cache);
 }
 
 fn global_pairs(meter: &Meter) {
@@ -121,16 +155,19 @@ fn global_pairs(meter: &Meter) {
     global_pair::<4096>(meter);
 }
 
-/// The compiler knows the layout, as it does for a `Box`.
+/// What the compiler knows of a `Box`.
+const fn layout_of<const SIZE: usize>() -> Layout {
+    match Layout::from_size_align(SIZE, 8) {
+        Ok(layout) => layout,
+        Err(_) => panic!("a small size"),
+    }
+}
+
 fn global_pair<const SIZE: usize>(meter: &Meter) {
-    let layout = const {
-        match Layout::from_size_align(SIZE, 8) {
-            Ok(layout) => layout,
-            Err(_) => panic!("a small size"),
-        }
-    };
-    let first = kmalloc(SIZE);
+    let slub = mm::manager().slub();
+    let first = kmalloc(slub, SIZE);
     meter.each(format!("global-pair-{SIZE}"), || {
+        let layout = const { layout_of::<SIZE>() };
         // SAFETY: the size is not 0.
         let made = unsafe { HEAP.alloc(layout) };
         let made = object(opaque(made.expose_provenance()));
@@ -138,6 +175,7 @@ fn global_pair<const SIZE: usize>(meter: &Meter) {
         unsafe { HEAP.dealloc(made.as_ptr(), layout) };
     });
     meter.each(format!("global-pair-{SIZE}-kernel"), || {
+        let layout = const { layout_of::<SIZE>() };
         // SAFETY: the size is not 0.
         let made = unsafe { alloc::alloc::alloc(layout) };
         let made = object(opaque(made.expose_provenance()));
@@ -145,5 +183,5 @@ fn global_pair<const SIZE: usize>(meter: &Meter) {
         unsafe { alloc::alloc::dealloc(made.as_ptr(), layout) };
     });
     // SAFETY: allocated above.
-    unsafe { kfree(first) };
+    unsafe { kfree(slub, first) };
 }

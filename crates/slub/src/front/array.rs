@@ -20,7 +20,7 @@ use core::sync::atomic::{
 };
 
 /// No array holds more objects.
-pub(crate) const CELLS: usize = 56;
+pub(crate) const CELLS: usize = 120;
 /// Nobody uses the array.
 const IDLE: u32 = 0;
 /// Somebody does.
@@ -299,21 +299,34 @@ impl ArrayUse<'_> {
         }
     }
 
-    /// Passes the `most` objects that have been here longest to `sink`.
-    pub(crate) fn take_coldest(&self, most: usize, mut sink: impl FnMut(NonNull<u8>)) {
-        let (len, most) = (self.len(), most.min(self.len()));
-        for nr in 0..most {
-            if let Some(object) = NonNull::new(self.0.cells[nr].load(Relaxed)) {
-                sink(object);
-            }
+    /// Takes objects in that no owner had; there is room for all, and at least one.
+    #[inline]
+    pub(crate) fn fill_many(&self, objects: &[*mut u8]) {
+        let len = self.len();
+        let nr = objects.len().min(self.room());
+        for (cell, object) in self.0.cells[len..len + nr].iter().zip(objects) {
+            cell.store(*object, Relaxed);
         }
-        for nr in most..len {
-            let object = self.0.cells[nr].load(Relaxed);
-            self.0.cells[nr - most].store(object, Relaxed);
+        let state = self.0.state.load(Relaxed);
+        self.0.state.store(state + nr as u64, Relaxed);
+        self.note_filled(nr as u64);
+    }
+
+    /// Moves as many objects into `out` as it has room for and there are, those that have been here longest; how many.
+    #[inline]
+    pub(crate) fn take_coldest(&self, out: &mut [*mut u8]) -> usize {
+        let (len, most) = (self.len(), out.len().min(self.len()));
+        let (cold, warm) = self.0.cells[..len].split_at(most);
+        for (place, cell) in out.iter_mut().zip(cold) {
+            *place = cell.load(Relaxed);
+        }
+        for (to, from) in self.0.cells.iter().zip(warm) {
+            to.store(from.load(Relaxed), Relaxed);
         }
         let state = self.0.state.load(Relaxed);
         self.0.state.store(state - most as u64, Relaxed);
         self.note_filled((most as u64).wrapping_neg());
+        most
     }
 
     fn note_filled(&self, more: u64) {

@@ -5,7 +5,7 @@
 use core::fmt;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{
-    AtomicPtr, AtomicU32, AtomicU64,
+    AtomicPtr, AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
 
@@ -26,12 +26,12 @@ pub(crate) static BARRED: Table =
     [const { AtomicPtr::new(ptr::from_ref(&NOBODY).cast_mut()) }; MAX_CACHES];
 
 /// So many objects of other nodes wait before they go home together.
-#[expect(clippy::cast_possible_truncation, reason = "56")]
+#[expect(clippy::cast_possible_truncation, reason = "a small number")]
 const AWAY: u32 = super::CELLS as u32;
 
 /// Room for what one CPU has: the caller hands an array of them to [`Slub::new`](crate::Slub), one for each CPU.
 ///
-/// 2.5 KiB; arrays of objects are made when the CPU first needs them.
+/// 4.25 KiB; arrays of objects are made when the CPU first needs them.
 #[repr(C, align(128))]
 pub struct CpuSlot<L: RawMutex> {
     /// Entries point to an array that lives until [`CpuSlot::detach`], or to `none`.
@@ -42,6 +42,7 @@ pub struct CpuSlot<L: RawMutex> {
     away: CpuArray,
     /// What `mapping` of this CPU's node is sealed with.
     key: AtomicU64,
+    node: AtomicUsize,
     drain: DrainRequest,
     /// Held while entries of the table change, and by other CPUs that look at arrays.
     lock: Mutex<L, ()>,
@@ -56,16 +57,18 @@ impl<L: RawMutex> CpuSlot<L> {
             none: CpuArray::new(0, 0),
             away: CpuArray::new(AWAY, AWAY),
             key: AtomicU64::new(0),
+            node: AtomicUsize::new(0),
             drain: DrainRequest::new(AtomicU32::new(0), AtomicU32::new(0)),
             lock: Mutex::const_new(L::INIT, ()),
         }
     }
 
     /// Before anybody uses the CPU; once. `key` is that of its node's labels.
-    pub(crate) fn init(&'static self, key: u64) {
+    pub(crate) fn init(&'static self, node: usize, key: u64) {
         for entry in &self.table {
             entry.store(self.none(), Relaxed);
         }
+        self.node.store(node, Relaxed);
         self.key.store(key, Release);
     }
 
@@ -82,6 +85,12 @@ impl<L: RawMutex> CpuSlot<L> {
     #[inline(always)]
     pub(crate) fn key(&self) -> u64 {
         self.key.load(Relaxed)
+    }
+
+    /// The node that it is of.
+    #[inline(always)]
+    pub(crate) fn node(&self) -> usize {
+        self.node.load(Relaxed)
     }
 
     pub(crate) fn away(&self) -> &CpuArray {

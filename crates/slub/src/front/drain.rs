@@ -159,14 +159,11 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
                 }
             }
             drop(state);
-            if batch.objects().is_empty() && blocks.objects().is_empty() {
+            if batch.is_empty() && blocks.is_empty() {
                 return;
             }
             self.give(&batch);
-            blocks
-                .objects()
-                .iter()
-                .for_each(|block| self.free_direct(*block));
+            blocks.objects().for_each(|block| self.free_direct(block));
         }
     }
 
@@ -217,7 +214,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         let mut batch = Batch::new();
         // Under the lock, so that who ends the cache does not take the array away meanwhile.
         let used = cpu.inspect(slot, |array| {
-            array.with(|used| used.take_coldest(usize::MAX, |object| batch.push(object)))
+            array.with(|used| batch.fill(|place| used.take_coldest(place)))
         });
         self.give(&batch);
         used != Some(None)
@@ -226,7 +223,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
     fn empty_away(&self, cpu: &'static CpuSlot<L>) -> bool {
         let mut batch = Batch::new();
         let away = cpu.away();
-        let used = away.with(|used| used.take_coldest(usize::MAX, |object| batch.push(object)));
+        let used = away.with(|used| batch.fill(|place| used.take_coldest(place)));
         self.give(&batch);
         used.is_some()
     }

@@ -33,13 +33,12 @@ struct Homeward {
 impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<K, A, P, L, C> {
     /// Takes a batch of an array of this node: into the depot if there is room, else into slabs.
     pub(super) fn send_home(&self, slot: u8, node: usize, batch: &Batch) {
-        let objects = batch.objects();
-        if !objects.is_empty() && !self.put_into_depot(slot, node, objects) {
+        if !self.put_into_depot(slot, node, batch) {
             self.give(batch);
         }
     }
 
-    fn put_into_depot(&self, slot: u8, node: usize, objects: &[NonNull<u8>]) -> bool {
+    fn put_into_depot(&self, slot: u8, node: usize, batch: &Batch) -> bool {
         let mut block = None;
         loop {
             let mut state = self.slots[usize::from(slot)].lock();
@@ -49,7 +48,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             let stride = cache.shape.geometry.stride;
             let lists = cache.node_mut(node);
             let depot = &mut lists.depot;
-            let nr_bytes = (depot.nr_objects() + objects.len()) * stride;
+            let nr_bytes = (depot.nr_objects() + batch.objects().count()) * stride;
             if nr_bytes > self.depot_bytes {
                 break;
             }
@@ -58,8 +57,9 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
                 unsafe { depot.add_spare(block) };
             }
             if depot.has_spare() {
+                depot.put(Batch::CAPACITY, |place| batch.copy_to(place));
                 lists.counts.to_depot += 1;
-                return depot.put(objects);
+                return true;
             }
             drop(state);
             let gentle = Gfp::NOWAIT | Gfp::NOWARN | Gfp::NORETRY;
@@ -78,7 +78,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
     pub(super) fn give(&self, batch: &Batch) {
         for object in batch.objects() {
             // What is wrong with it was reported.
-            let _ = self.give_one(*object);
+            let _ = self.give_one(object);
         }
     }
 

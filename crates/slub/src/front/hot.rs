@@ -95,13 +95,14 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
     /// 2. Nobody uses it any more.
     #[inline]
     pub unsafe fn kfree(&self, ptr: NonNull<u8>) {
-        let slot = self.slot_at(ptr);
-        let is_kept = slot.is_some_and(|slot| {
-            self.cpus
-                .with_pin(|pin| self.entry(self.table(pin), slot).push(ptr))
-        });
+        let Some(slot) = self.slot_at(ptr) else {
+            return self.kfree_slow(ptr);
+        };
+        let is_kept = self
+            .cpus
+            .with_pin(|pin| self.entry(self.table(pin), slot).push(ptr));
         if !is_kept {
-            self.kfree_slow(ptr);
+            self.push_slow(slot, ptr);
         }
     }
 
@@ -119,7 +120,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
                 .with_pin(|pin| self.entry(self.table_by_handle(pin), slot).push(ptr))
         });
         if !is_kept {
-            self.kfree_slow(ptr);
+            self.kfree_any(ptr);
         }
     }
 

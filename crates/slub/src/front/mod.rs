@@ -43,7 +43,7 @@ use cpu::BARRED;
 /// The depot of a cache may have so many bytes on a node.
 const DEPOT_BYTES_MAX: usize = 1 << 20;
 /// Or one in so many of memory.
-const DEPOT_SHARE: usize = 512;
+const DEPOT_SHARE: usize = 256;
 
 /// Object caches and `kmalloc` over a source of pages, whose slabs are of kind `K`: see [`Slub`](crate::Slub).
 ///
@@ -143,7 +143,8 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             slot.fill(this.shape(args)?);
         }
         for (nr, slot) in (0..).zip(cpu_slots) {
-            slot.init(this.label(this.node_of_cpu(CpuId::new(nr)), 0));
+            let node = this.node_of_cpu(CpuId::new(nr));
+            slot.init(node, this.label(node, 0));
             if C::HAS_LOCAL_WORDS && (nr as usize) < nr_cpus {
                 let cpu = CpuId::new(nr);
                 let by_handle = if has_nodes { &BARRED } else { slot.table() };

@@ -12,11 +12,15 @@ use super::{CpuSlot, ObjectCaches};
 use crate::batch::Batch;
 use crate::cache::Shape;
 use crate::classes::ARRAYS;
+use crate::depot::BLOCK_OBJECTS;
 use crate::geometry::{CacheFlags, Geometry};
 use crate::node::BrokenSlab;
 use crate::slab::SlabKind;
 use crate::{KmemCache, SlubBug, SlubBugKind, SlubError, ZERO_SIZE_PTR};
 
+/// No array may have more objects.
+#[expect(clippy::cast_possible_truncation, reason = "a small number")]
+const MOST: u32 = CELLS as u32;
 /// Larger objects are not kept by CPUs.
 const LARGEST_IN_STOCK: usize = 16 << 10;
 
@@ -115,10 +119,10 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         generation: Option<u32>,
         wants_array: &mut bool,
     ) -> Step {
-        let node = self.node_of_cpu(pin.cpu());
         let Some(cpu) = self.cpu_slots.get(pin.cpu().index()) else {
-            return self.alloc_direct(slot, generation, node);
+            return self.alloc_direct(slot, generation, 0);
         };
+        let node = cpu.node();
         self.serve_drain(cpu);
         let step = match cpu.array(slot, pin) {
             Some(array) => array.with(|used| self.refill(&used, array, slot, generation, node)),
@@ -153,7 +157,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             return Step::NeedsSlab(shape);
         }
         let lists = cache.node_mut(node);
-        if lists.depot.take(|object| used.fill(object)) > 0 {
+        if lists.depot.take(|batch| used.fill_many(batch)) {
             array.note(Event::FromDepot);
         } else {
             let geometry = &shape.geometry;
@@ -251,6 +255,9 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         if !of_slot.is_some_and(|slot| slot.is_of(cache.generation)) {
             return self.report(SlubBugKind::WrongCache, None, object.addr().get());
         }
+        if !self.has_nodes() && self.push_into_full(cache.slot, object) {
+            return;
+        }
         match self.locate(object) {
             Ok(Place::Slab { slot, .. }) if slot == cache.slot && self.has_nodes() => {
                 self.kfree_slow(object);
@@ -266,31 +273,87 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         }
     }
 
+    /// Frees what was not kept where its layout said.
+    #[inline(never)]
+    pub(super) fn kfree_any(&self, ptr: NonNull<u8>) {
+        match self.slot_at(ptr) {
+            Some(slot) => self.push_slow(slot, ptr),
+            None => self.kfree_slow(ptr),
+        }
+    }
+
+    /// Frees an object whose label was looked at, which the array did not take: most likely it is full.
+    #[inline(never)]
+    pub(super) fn push_slow(&self, slot: u8, object: NonNull<u8>) {
+        if !self.push_into_full(slot, object) {
+            self.kfree_slow(object);
+        }
+    }
+
+    /// Keeps an object of this CPU's node, if there is an array, after a batch has gone from there into the depot.
+    fn push_into_full(&self, slot: u8, object: NonNull<u8>) -> bool {
+        self.cpus.with_pin(|pin| {
+            let Some(cpu) = self.cpu_slots.get(pin.cpu().index()) else {
+                return false;
+            };
+            self.serve_drain(cpu);
+            let array = cpu.array(slot, pin);
+            array.is_some_and(|array| {
+                let kept = array.with(|used| {
+                    if used.room() == 0 {
+                        self.flush(&used, array, slot, cpu.node());
+                    }
+                    used.push(object)
+                });
+                kept == Some(true)
+            })
+        })
+    }
+
+    /// Moves the coldest half of an array into the depot, if that may have it, and has an empty block. Linux: `barn_put_full_sheaf`.
+    fn flush(&self, used: &ArrayUse<'_>, array: &CpuArray, slot: u8, node: usize) {
+        let mut state = self.slots[usize::from(slot)].lock();
+        let Some(cache) = state.cache.as_mut() else {
+            return;
+        };
+        let stride = cache.shape.geometry.stride;
+        let lists = cache.node_mut(node);
+        let nr_bytes = (lists.depot.nr_objects() + array.batch()) * stride;
+        if nr_bytes <= self.depot_bytes && lists.depot.has_spare() {
+            lists
+                .depot
+                .put(array.batch(), |place| used.take_coldest(place));
+            lists.counts.to_depot += 1;
+            array.note(Event::Flush);
+        }
+    }
+
     fn free_object(&self, slot: u8, node: usize, object: NonNull<u8>) {
         if !self.keeps_stock(slot) {
             return self.free_direct(object);
         }
         let mut out = Batch::new();
         let mut has_array = true;
+        let mut is_near = true;
         let is_kept = self.cpus.with_pin(|pin| {
             let Some(cpu) = self.cpu_slots.get(pin.cpu().index()) else {
                 return false;
             };
             self.serve_drain(cpu);
-            let is_near = node == self.node_of_cpu(pin.cpu());
+            is_near = node == cpu.node();
             let array = if is_near {
                 cpu.array(slot, pin)
             } else {
                 Some(cpu.away())
             };
             has_array = array.is_some();
-            array.is_some_and(|array| self.keep(array, object, &mut out))
+            array.is_some_and(|array| Self::keep(array, object, &mut out))
         });
         if is_kept {
-            if node == self.this_node() {
-                self.send_home(slot, node, &out);
-            } else {
+            if !is_near {
                 self.give(&out);
+            } else if !out.is_empty() {
+                self.send_home(slot, node, &out);
             }
         } else if !has_array && self.make_array(slot, Gfp::NOWAIT | Gfp::NOWARN) {
             self.free_object(slot, node, object);
@@ -300,10 +363,13 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
     }
 
     /// Puts an object into an array, for which the coldest half may have to go to `out`; not when it is in use.
-    fn keep(&self, array: &CpuArray, object: NonNull<u8>, out: &mut Batch) -> bool {
+    fn keep(array: &CpuArray, object: NonNull<u8>, out: &mut Batch) -> bool {
         let kept = array.with(|used| {
             if used.room() == 0 {
-                used.take_coldest(array.batch(), |object| out.push(object));
+                out.fill(|place| {
+                    let most = place.len().min(array.batch());
+                    used.take_coldest(&mut place[..most])
+                });
                 array.note(Event::Flush);
             }
             used.push(object)
@@ -347,12 +413,11 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
 
 /// An empty array: the larger the objects, the fewer.
 fn new_array(geometry: &Geometry) -> CpuArray {
-    #[expect(clippy::cast_possible_truncation, reason = "56")]
-    const MOST: u32 = CELLS as u32;
     let limit = match geometry.stride {
-        0..=512 => MOST,
-        513..=2048 => MOST / 2,
-        _ => MOST / 4,
+        0..=256 => MOST,
+        257..=1024 => MOST / 2,
+        1025..=4096 => MOST / 4,
+        _ => MOST / 8,
     };
     CpuArray::new(limit, limit / 2)
 }
@@ -366,4 +431,5 @@ fn bug_of(shape: &Shape, broken: BrokenSlab) -> SlubBug {
     }
 }
 
-const _: () = assert!(ARRAY_BYTES <= 512);
+const _: () = assert!(ARRAY_BYTES <= 1024);
+const _: () = assert!(CELLS / 2 <= BLOCK_OBJECTS);
