@@ -16,6 +16,7 @@ mod node;
 mod nodes;
 mod objects;
 mod slab;
+mod slob;
 mod stats;
 
 pub use cache::{CacheSlot, Ctor, KmemCache};
@@ -27,6 +28,7 @@ pub use geometry::{CacheArgs, CacheFlags};
 pub use heap::{EarlyHeap, KmemAlloc, NoEarlyHeap};
 pub use kmem::{KMALLOC_MAX_SIZE, Kmem, ZERO_SIZE_PTR};
 pub use slab::{InObject, IndexArray, SlabKind};
+pub use slob::{Slob, SlobSlot};
 pub use stats::{Broken, CacheInfo, CacheStats, SlabPages, SlabUse};
 
 /// Linux's default: the free list in the free objects, all other state in one word of a descriptor.

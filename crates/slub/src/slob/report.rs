@@ -1,0 +1,160 @@
+//! What the allocator tells about itself.
+
+use core::ptr::NonNull;
+
+use kmm_frame::{Order, PAGE_SIZE, PageFlags, Pfn, PfnRange};
+use kmm_host::{PageSource, PhysMap};
+use lock_api::RawMutex;
+
+use super::free::Place;
+use super::page::{SlobPage, UNIT_BYTES, Want};
+use super::{BLOCKS, MAX_SLOTS, NR_RINGS, Slob};
+use crate::stats::{Broken, CacheInfo, SlabPages, SlabUse};
+use crate::{KMALLOC_MAX_SIZE, ZERO_SIZE_PTR};
+
+impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
+    /// How many bytes an allocation has room for; 0, reported, for what is none. Linux: `ksize`.
+    pub fn ksize(&self, ptr: NonNull<u8>) -> usize {
+        if ptr == ZERO_SIZE_PTR {
+            return 0;
+        }
+        let found = self.locate(ptr).and_then(|place| {
+            let mut state = self.state.lock();
+            let (owner, room) = match place {
+                Place::Block(page) => {
+                    let used = page.find(ptr)?;
+                    (used.owner, page.size_bytes(used.begin))
+                }
+                Place::Large(head) => {
+                    let room = self.large_order(head).map_or(0, Order::size_bytes);
+                    (self.large_owner(head), room)
+                }
+            };
+            let of_cache = owner.and_then(|slot| state.owner_mut(slot));
+            Ok(of_cache.map_or(room, |cache| cache.args.size_bytes))
+        });
+        match found {
+            Ok(room) => room,
+            Err(kind) => {
+                self.report(kind, None, ptr.addr().get());
+                0
+            }
+        }
+    }
+
+    /// How much room there is for that much at that alignment; 0 for more than there is.
+    pub(super) fn room_of(size_bytes: usize, align: usize) -> usize {
+        if size_bytes == 0 || size_bytes > KMALLOC_MAX_SIZE {
+            return 0;
+        }
+        match Want::new(size_bytes, align, false) {
+            Some(want) => usize::from(want.units) * UNIT_BYTES,
+            None => Order::for_size(size_bytes.max(align)).map_or(0, Order::size_bytes),
+        }
+    }
+
+    /// The figures of each cache.
+    pub(super) fn for_each_info(&self, visit: &mut dyn FnMut(&CacheInfo)) {
+        for nr in 0..MAX_SLOTS {
+            let cache = match self.state.lock().slots.get(nr) {
+                Some(slot) => slot.cache().copied(),
+                None => return,
+            };
+            let Some(cache) = cache else {
+                continue;
+            };
+            visit(&CacheInfo {
+                name: cache.args.name,
+                active_objs: cache.nr_objects,
+                num_objs: cache.nr_objects,
+                objsize: cache.args.size_bytes.next_multiple_of(UNIT_BYTES) + UNIT_BYTES,
+                object_size: cache.args.size_bytes,
+                align: cache.align,
+                objperslab: 1,
+                pagesperslab: cache.args.size_bytes.div_ceil(PAGE_SIZE),
+                active_slabs: 0,
+                num_slabs: 0,
+                nr_pages: 0,
+                flags: cache.args.flags,
+                slabs_taken: 0,
+                slabs_returned: 0,
+            });
+        }
+    }
+
+    /// All pages are nobody's in particular.
+    pub(super) fn pages_in_use(&self) -> SlabPages {
+        SlabPages {
+            reclaimable: 0,
+            unreclaimable: self.state.lock().nr_pages,
+            large: self.large_pages(),
+        }
+    }
+
+    pub(super) fn visit_frames(&self, visit: &mut dyn FnMut(PfnRange, SlabUse)) {
+        for pfn in self.map.range().iter() {
+            if self.block_page(pfn).is_some() {
+                visit(PfnRange::with_len(pfn, 1), SlabUse::Slab("slob"));
+            } else if let Some(order) = self.large_order(pfn) {
+                visit(PfnRange::with_len(pfn, order.nr_pages()), SlabUse::Large);
+            }
+        }
+    }
+
+    /// Checks every page, ring and count.
+    pub(super) fn check(&self) -> Result<(), Broken> {
+        let state = self.state.lock();
+        let mut nr_objects = [0_usize; MAX_SLOTS];
+        let (mut on_ring, mut nr_pages, mut large_pages) = ([0; NR_RINGS], 0, 0);
+        for pfn in self.map.range().iter() {
+            if let Some(page) = self.block_page(pfn) {
+                page.validate().map_err(|_| Broken::Freelist(pfn))?;
+                page.for_each_used(|begin| {
+                    if let Some(slot) = page.owner(begin) {
+                        nr_objects[usize::from(slot)] += 1;
+                    }
+                });
+                nr_pages += 1;
+                let of_page = page.state();
+                if of_page.free > 0 {
+                    let ring = on_ring.get_mut(usize::from(of_page.ring));
+                    *ring.ok_or(Broken::Descriptor(pfn))? += 1;
+                }
+            } else if let Some(order) = self.large_order(pfn) {
+                large_pages += order.nr_pages();
+                if let Some(slot) = self.large_owner(pfn) {
+                    nr_objects[usize::from(slot)] += 1;
+                }
+            }
+        }
+        for (ring, (rings, wanted)) in (0_u8..).zip(state.rings.iter().zip(on_ring)) {
+            let mut len = 0;
+            for pfn in rings.iter(self.map) {
+                let page = self.block_page(pfn).ok_or(Broken::WrongList(pfn))?;
+                if page.state().ring != ring || page.state().free == 0 {
+                    return Err(Broken::WrongList(pfn));
+                }
+                len += 1;
+            }
+            if (len, len) != (wanted, rings.len()) {
+                return Err(Broken::Counts("slob"));
+            }
+        }
+        for (slot, nr) in state.slots.iter().zip(nr_objects) {
+            if let Some(cache) = slot.cache().filter(|cache| cache.nr_objects != nr) {
+                return Err(Broken::Counts(cache.args.name));
+            }
+        }
+        if large_pages != self.large_pages() {
+            return Err(Broken::Large);
+        }
+        let fits = nr_pages == state.nr_pages;
+        fits.then_some(()).ok_or(Broken::Counts("slob"))
+    }
+
+    fn block_page(&self, pfn: Pfn) -> Option<SlobPage> {
+        let page = self.page_at(pfn)?;
+        let is_ours = page.page.test(PageFlags::SLAB) && page.page.mapping() == self.seal ^ BLOCKS;
+        is_ours.then_some(page)
+    }
+}
