@@ -5,6 +5,8 @@ mod batch;
 mod cache;
 mod check;
 mod classes;
+#[cfg(feature = "allocator-api2")]
+mod collections;
 mod config;
 mod depot;
 mod error;
@@ -18,9 +20,12 @@ mod objects;
 mod slab;
 mod slob;
 mod stats;
+mod typed;
 
 pub use cache::{CacheSlot, Ctor, KmemCache};
 pub use classes::{KMALLOC_MAX_CACHE_SIZE, NR_KMALLOC_CACHES};
+#[cfg(feature = "allocator-api2")]
+pub use collections::GfpHeap;
 pub use config::SlubConfig;
 pub use error::{SlubBug, SlubBugKind, SlubError};
 pub use front::{CpuSlot, MAX_CACHES, ObjectCaches, SlubStorage};
@@ -30,6 +35,7 @@ pub use kmem::{KMALLOC_MAX_SIZE, Kmem, ZERO_SIZE_PTR};
 pub use slab::{InObject, IndexArray, SlabKind};
 pub use slob::{Slob, SlobSlot};
 pub use stats::{Broken, CacheInfo, CacheStats, SlabPages, SlabUse};
+pub use typed::{CacheBox, NoRoom, TypedCache};
 
 /// Linux's default: the free list in the free objects, all other state in one word of a descriptor.
 pub type Slub<A, P, L, C> = ObjectCaches<InObject, A, P, L, C>;
