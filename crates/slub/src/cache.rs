@@ -11,6 +11,7 @@ use kmm_frame::{Gfp, Order};
 use lock_api::{Mutex, RawMutex};
 
 use crate::SlubError;
+use crate::debug::DebugFlags;
 use crate::front::ArrayTotals;
 use crate::geometry::{CacheFlags, Geometry};
 use crate::node::Node;
@@ -143,6 +144,8 @@ impl<L: RawMutex> CacheSlot<L> {
             object_size,
             stride,
             word_at,
+            is_constructed,
+            debug,
             beside,
             align,
             order,
@@ -150,7 +153,8 @@ impl<L: RawMutex> CacheSlot<L> {
             secret: _,
         } = shape.geometry;
         let orders = u64::from(order.get()) | u64::from(min_order.get()) << 8;
-        let orders = orders | (beside as u64) << 16;
+        let orders = orders | (beside as u64 | u64::from(debug.bits()) << 8) << 16;
+        let orders = orders | u64::from(is_constructed) << 31;
         let words = [
             stride as u64 | (object_size as u64) << 32,
             word_at as u64 | (align as u64) << 32,
@@ -174,6 +178,8 @@ impl<L: RawMutex> CacheSlot<L> {
             stride: (sizes as u32 as usize).max(1),
             word_at: more as u32 as usize,
             align: (more >> 32) as usize,
+            is_constructed: orders >> 31 & 1 != 0,
+            debug: DebugFlags::from_bits_truncate((orders >> 24 & 0x7f) as u8),
             beside: (orders >> 16 & 0xff) as usize,
             order: order(orders),
             min_order: order(orders >> 8),

@@ -2,7 +2,7 @@
 
 use kmm_frame::Topology;
 
-use crate::SlubBug;
+use crate::{Callers, SlubBug};
 
 /// What the host settles once.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +16,12 @@ pub struct SlubConfig {
     pub merges: bool,
     /// Every cache is [`CacheFlags::CHECKED`](crate::CacheFlags::CHECKED): mistakes show at once. Linux: `slub_debug=F`.
     pub is_checked: bool,
+    /// Which caches are debugged, and how, as behind `slub_debug=` on Linux's command line: `FZPU,kmalloc-64;F,inode*`. See
+    /// [`DebugFlags`](crate::DebugFlags) for the letters; no letter means all, `-` none, no name all caches; with `U` the text
+    /// of a report names who allocated and who freed the object. Empty: none is.
+    pub debug: &'static str,
+    /// Who tells where a caller was called from, for caches with `U`.
+    pub callers: Callers,
     /// A number that nobody can guess: what free objects and descriptors are sealed with.
     pub secret: u64,
     /// Which node frames and CPUs are of; `None` for one node.
@@ -31,6 +37,8 @@ impl SlubConfig {
             depot_bytes: None,
             merges: true,
             is_checked: false,
+            debug: "",
+            callers: Callers(&()),
             secret: 0x9e6c_63d0_876a_46a5,
             topology: None,
         }

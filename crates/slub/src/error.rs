@@ -4,6 +4,8 @@ use core::fmt;
 
 use kmm_host::AllocError;
 
+use crate::debug::ObjectReport;
+
 /// Why a request was refused. Nothing has changed then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -51,17 +53,23 @@ impl From<AllocError> for SlubError {
 
 /// A mistake of a caller that was noticed, and kept away from the allocator's books.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SlubBug {
+pub struct SlubBug<'a> {
     /// What is wrong.
     pub kind: SlubBugKind,
     /// The cache, where one is known.
     pub cache: Option<&'static str>,
     /// The address in question.
     pub address: usize,
+    /// The object there, if its cache is debugged: see [`SlubConfig::debug`](crate::SlubConfig::debug).
+    pub object: Option<&'a ObjectReport>,
 }
 
-impl fmt::Display for SlubBug {
+/// One line; of an object of a debugged cache, Linux's report of many lines.
+impl fmt::Display for SlubBug<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(object) = self.object {
+            return object.print(self.kind, f);
+        }
         let cache = self.cache.unwrap_or("no cache");
         write!(f, "{} ({cache}, {:#x})", self.kind, self.address)
     }
@@ -85,6 +93,16 @@ pub enum SlubBugKind {
     CorruptFreelist,
     /// A cache was to be destroyed with this many objects in use; it stays.
     Leaked(usize),
+    /// An object was in use when its cache was to be destroyed: told of each one of a debugged cache, after [`Self::Leaked`].
+    LeakedObject,
+    /// Bytes before an object were written; restored. Of a debugged cache only, as the following.
+    LeftRedzone,
+    /// Bytes behind an object were written; restored.
+    RightRedzone,
+    /// A free object was written to; restored.
+    UseAfterFree,
+    /// Bytes far behind an object were written; restored.
+    Padding,
     /// The page source handed out a frame without a descriptor or outside the permanent map; it was given back.
     ForeignFrame,
 }
@@ -99,6 +117,11 @@ impl fmt::Display for SlubBugKind {
             Self::WrongCache => f.write_str("free to the wrong cache"),
             Self::CorruptFreelist => f.write_str("free object was written to"),
             Self::Leaked(objects) => write!(f, "cache destroyed with {objects} objects in use"),
+            Self::LeakedObject => f.write_str("object in use when its cache was destroyed"),
+            Self::LeftRedzone => f.write_str("bytes before an object were written"),
+            Self::RightRedzone => f.write_str("bytes behind an object were written"),
+            Self::UseAfterFree => f.write_str("bytes of a free object were written"),
+            Self::Padding => f.write_str("bytes far behind an object were written"),
             Self::ForeignFrame => f.write_str("page source handed out a frame that cannot be used"),
         }
     }

@@ -4,6 +4,7 @@ use bitflags::bitflags;
 use kmm_frame::{Order, PAGE_SIZE};
 
 use crate::SlubError;
+use crate::debug::{DebugFlags, Layout};
 
 bitflags! {
     /// How a cache lays out its objects and where it takes pages from. Linux: `slab_flags_t`.
@@ -109,8 +110,12 @@ pub struct Geometry {
     pub stride: usize,
     /// What every object's address is a multiple of.
     pub align: usize,
-    /// Where in a free object the word of the free list lies; above 0 if objects are constructed, and only then.
+    /// Where in a free object the word of the free list lies; above 0 if objects are constructed.
     pub word_at: usize,
+    /// Whether objects keep their state while they are free.
+    pub is_constructed: bool,
+    /// How mistakes are looked for.
+    pub debug: DebugFlags,
     /// Bytes on the slab for each object, besides the object.
     pub beside: usize,
     /// The size of slab to ask for first.
@@ -158,6 +163,8 @@ impl Geometry {
             stride,
             align,
             word_at,
+            is_constructed: ctor.is_some(),
+            debug: DebugFlags::empty(),
             beside: 0,
             order: slab_order(stride, request.nr_cpus).unwrap_or(min_order),
             min_order,
@@ -182,6 +189,44 @@ impl Geometry {
         })
     }
 
+    /// The same with what `debug` needs around each object; as it is, if that makes it too large. Linux: `calculate_sizes`.
+    pub(crate) fn debugged(mut self, mut debug: DebugFlags, nr_cpus: usize) -> Self {
+        debug.set(
+            DebugFlags::POISON,
+            debug.contains(DebugFlags::POISON) && !self.is_constructed,
+        );
+        let bare = self;
+        self.debug = debug;
+        if !self.has_surroundings() {
+            return self;
+        }
+        let layout = Layout::new(self.object_size, self.align, debug);
+        self.word_at = layout.word;
+        let stride = (layout.left + layout.padding).next_multiple_of(self.align);
+        self.packed(stride, self.beside, nr_cpus).unwrap_or(bare)
+    }
+
+    /// Whether mistakes are looked for.
+    #[inline]
+    pub(crate) const fn is_debugged(&self) -> bool {
+        !self.debug.is_empty()
+    }
+
+    /// Whether there is more in a stride than the object and the free list's word.
+    pub(crate) const fn has_surroundings(&self) -> bool {
+        self.debug.intersects(
+            DebugFlags::RED_ZONE
+                .union(DebugFlags::POISON)
+                .union(DebugFlags::USER),
+        )
+    }
+
+    /// The colour of every slab of a debugged cache: it makes room for the first object's left red zone.
+    pub(crate) fn debug_colour(&self) -> Option<u8> {
+        let layout = Layout::of(self)?;
+        u8::try_from(layout.left / self.align).ok()
+    }
+
     /// Objects in a slab of `order`.
     #[expect(
         clippy::cast_possible_truncation,
@@ -189,11 +234,6 @@ impl Geometry {
     )]
     pub(crate) fn objects(&self, order: Order) -> u16 {
         (order.size_bytes() / (self.stride + self.beside)).min(MAX_OBJECTS) as u16
-    }
-
-    /// Whether objects keep their state while they are free.
-    pub(crate) const fn is_constructed(&self) -> bool {
-        self.word_at > 0
     }
 
     /// How far objects of a slab of that colour are moved back.

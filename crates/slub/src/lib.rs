@@ -8,6 +8,7 @@ mod classes;
 #[cfg(feature = "allocator-api2")]
 mod collections;
 mod config;
+mod debug;
 mod depot;
 mod error;
 mod front;
@@ -27,6 +28,7 @@ pub use classes::{KMALLOC_MAX_CACHE_SIZE, NR_KMALLOC_CACHES};
 #[cfg(feature = "allocator-api2")]
 pub use collections::GfpHeap;
 pub use config::SlubConfig;
+pub use debug::{Callers, DebugFlags, ObjectReport, Track, WrongBytes};
 pub use error::{SlubBug, SlubBugKind, SlubError};
 pub use front::{CpuSlot, MAX_CACHES, ObjectCaches, SlubStorage};
 pub use geometry::{CacheArgs, CacheFlags};

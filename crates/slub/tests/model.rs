@@ -169,6 +169,7 @@ fn run(seed: u64, nr_ops: u64, per_mille: u64, nr_cpus: usize, config: SlubConfi
             let cpu = rng.index(nr_cpus) as u32;
             rig.on(cpu, || kfree(rig.slub, old.ptr));
         }
+        assert_eq!(rig.slub.check_objects(), 0);
         rig.assert_clean();
     });
 }
@@ -205,6 +206,31 @@ fn random_operations_on_checked_caches_match_the_oracle() {
 #[test]
 fn random_operations_on_checked_caches_with_failing_pages_match_the_oracle() {
     run(0xfa11, 40_000, 300, 2, config());
+}
+
+/// Nobody does anything wrong, so nothing is reported, whatever is looked for.
+#[test]
+fn random_operations_on_debugged_caches_match_the_oracle() {
+    let settings = [
+        "F",
+        "Z",
+        "P",
+        "U",
+        "FZ",
+        "ZP",
+        "FZPU",
+        "FZPU,kmalloc-*",
+        "FZPU,kmalloc-64,kmalloc-1k",
+        "FZPU;-,kmem_cache*",
+    ];
+    for (debug, nr) in settings.into_iter().zip(0..) {
+        let per_mille = 300 * (nr % 2);
+        let config = SlubConfig {
+            debug,
+            ..fast_config()
+        };
+        run(0xdeb0 + nr, 11_000, per_mille, 2, config);
+    }
 }
 
 /// For each request for pages that a script makes: let that one fail, and look at what is left.

@@ -68,6 +68,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             if in_use > 0 {
                 drop(state);
                 self.report(SlubBugKind::Leaked(in_use), Some(name), 0);
+                self.report_leaks(cache.slot);
                 return Err(SlubError::Busy(in_use));
             }
             let flags = live.shape.flags;

@@ -22,12 +22,12 @@ use crate::slab::{NewSlab, Slab, SlabKind, reachable};
 use crate::{SlubBugKind, SlubError};
 
 /// An object that is to go into its slab.
-struct Homeward {
-    slot: u8,
-    node: usize,
-    slab: Slab,
-    geometry: Geometry,
-    index: u16,
+pub(super) struct Homeward {
+    pub(super) slot: u8,
+    pub(super) node: usize,
+    pub(super) slab: Slab,
+    pub(super) geometry: Geometry,
+    pub(super) index: u16,
 }
 
 impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<K, A, P, L, C> {
@@ -101,6 +101,9 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
                 index,
                 ..
             } = home;
+            if geometry.is_debugged() {
+                return self.give_checked(&home).map(|()| slot);
+            }
             let is_fine = !K::looks_free(&slab, geometry, index)
                 && slab.push::<K>(geometry, index, false).is_some();
             if is_fine {
@@ -267,7 +270,8 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             return Err(error);
         }
         let nth = self.slots[usize::from(slot)].note_built();
-        let colour = K::colour(&shape.geometry, block.order(), nth);
+        let debug_colour = shape.geometry.debug_colour();
+        let colour = debug_colour.unwrap_or_else(|| K::colour(&shape.geometry, block.order(), nth));
         let built = NewSlab::build::<K, P>(self.mem(), &shape.geometry, shape.ctor, colour, block);
         built
             .map_err(|block| {

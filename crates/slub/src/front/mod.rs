@@ -15,14 +15,16 @@ use lock_api::RawMutex;
 
 use crate::cache::{CacheSlot, Shape};
 use crate::classes::{NR_KMALLOC_CACHES, first_caches};
+use crate::debug::flags_of;
 use crate::geometry::{CacheArgs, CacheFlags, Request};
 use crate::slab::{Mem, SlabKind};
-use crate::{SlubBug, SlubBugKind, SlubConfig, SlubError};
+use crate::{SlubConfig, SlubError};
 
 mod array;
 mod bulk;
 mod caches;
 mod cpu;
+mod debugged;
 mod drain;
 mod home;
 mod hot;
@@ -160,10 +162,11 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
 
     /// The layout of a new cache.
     pub(crate) fn shape(&self, args: CacheArgs) -> Result<Shape, SlubError> {
+        let debug = flags_of(self.config.debug, args.name);
         let mut flags = args.flags;
         flags.set(
             CacheFlags::CHECKED,
-            flags.contains(CacheFlags::CHECKED) || self.config.is_checked,
+            flags.contains(CacheFlags::CHECKED) || self.config.is_checked || !debug.is_empty(),
         );
         let request = Request {
             args,
@@ -172,7 +175,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         };
         Ok(Shape {
             name: args.name,
-            geometry: K::geometry(&request)?,
+            geometry: K::geometry(&request)?.debugged(debug, request.nr_cpus),
             flags,
             ctor: args.ctor,
         })
@@ -196,14 +199,6 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         let topology = self.config.topology;
         let node = topology.map(|all| all.node_of_cpu(cpu.index()));
         node.map_or(0, NodeId::index).min(MAX_NODES - 1)
-    }
-
-    pub(crate) fn report(&self, kind: SlubBugKind, cache: Option<&'static str>, address: usize) {
-        (self.config.on_bug)(&SlubBug {
-            kind,
-            cache,
-            address,
-        });
     }
 
     pub(crate) fn mem(&self) -> Mem<'_, P> {

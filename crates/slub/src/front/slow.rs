@@ -30,7 +30,7 @@ enum Step {
     /// There is no free object on the node.
     NeedsSlab(Shape),
     /// A broken slab was set aside.
-    Broken(SlubBug),
+    Broken(SlubBug<'static>),
     Refused(SlubError),
 }
 
@@ -53,7 +53,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             return self.alloc_unzeroed(slot, generation, gfp, node);
         }
         let (geometry, _) = of_slot.geometry(0);
-        if geometry.is_constructed() {
+        if geometry.is_constructed {
             return Err(SlubError::Constructed);
         }
         let here = if node.is_none() { self.pop(slot) } else { None };
@@ -87,6 +87,9 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
                     if let Some((block, flags)) = surplus {
                         self.free_slab(block, flags);
                     }
+                    if self.debugs() {
+                        self.take_checked(slot, object);
+                    }
                     // Not before: a request that fails leaves nothing behind.
                     if wants_array {
                         self.make_array(slot, gfp);
@@ -106,7 +109,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
                         }
                     }
                 }
-                Step::Broken(bug) => (self.config.on_bug)(&bug),
+                Step::Broken(bug) => self.report(bug.kind, bug.cache, bug.address),
                 Step::Refused(error) => return Err(error),
             }
         }
@@ -422,12 +425,13 @@ fn new_array(geometry: &Geometry) -> CpuArray {
     CpuArray::new(limit, limit / 2)
 }
 
-fn bug_of(shape: &Shape, broken: BrokenSlab) -> SlubBug {
+fn bug_of(shape: &Shape, broken: BrokenSlab) -> SlubBug<'static> {
     let object = broken.slab.object(&shape.geometry, broken.corrupt.0);
     SlubBug {
         kind: SlubBugKind::CorruptFreelist,
         cache: Some(shape.name),
         address: object.addr().get(),
+        object: None,
     }
 }
 

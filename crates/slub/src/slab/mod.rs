@@ -88,6 +88,9 @@ impl NewSlab {
         let fresh = SlabState::fresh(objects, block.order().get(), colour);
         slab.page.set_private(fresh.word());
         for index in 0..objects {
+            if geometry.is_debugged() {
+                crate::debug::fill_fresh(slab.object(geometry, index), geometry);
+            }
             if let Some(ctor) = ctor {
                 // SAFETY: the object lies within the block (INV-1), which is ours alone.
                 unsafe { ctor(slab.object(geometry, index)) };
@@ -188,6 +191,11 @@ impl Slab {
 
     pub(crate) fn order(&self) -> Order {
         Order::new(self.state().order()).unwrap_or(Order::ZERO)
+    }
+
+    /// Where it begins.
+    pub(crate) fn start(&self) -> usize {
+        self.base.addr().get()
     }
 
     /// The number of the object that starts at `address`.

@@ -297,6 +297,7 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
             kind,
             cache,
             address,
+            object: None,
         });
     }
 

@@ -30,16 +30,16 @@ pub struct Rig {
 }
 
 thread_local! {
-    static BUGS: RefCell<Vec<SlubBug>> = const { RefCell::new(Vec::new()) };
+    static BUGS: RefCell<Vec<SlubBugKind>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The kinds of the bugs that were reported on this thread since the last call.
 pub fn bugs() -> Vec<SlubBugKind> {
-    BUGS.take().into_iter().map(|bug| bug.kind).collect()
+    BUGS.take()
 }
 
 fn keep(bug: &SlubBug) {
-    BUGS.with_borrow_mut(|bugs| bugs.push(*bug));
+    BUGS.with_borrow_mut(|bugs| bugs.push(bug.kind));
 }
 
 /// Each operation takes the lock, and mistakes show at once.
@@ -87,6 +87,10 @@ fn rig_on(machine: &'static Machine, config: SlubConfig) -> Rig {
 
 pub fn rig() -> Rig {
     rig_on(Machine::new(Config::with_mib(64)), config())
+}
+
+pub fn rig_with(config: SlubConfig) -> Rig {
+    rig_on(Machine::new(Config::with_mib(64)), config)
 }
 
 pub fn fast_rig() -> Rig {
