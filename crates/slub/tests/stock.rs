@@ -13,9 +13,10 @@ mod common;
 use core::ptr::NonNull;
 use std::collections::BTreeSet;
 
-use common::{Rig, bugs, destroy, fast_config, fast_rig, fill, holds, kfree, smp_rig};
+use common::{Rig, bugs, destroy, fast_config, fast_rig, fill, holds, kfree, slub_with, smp_rig};
 use kmm_frame::Gfp;
 use kmm_host::CpuId;
+use kmm_sim::{Config, FailNth, FreeListSource, Machine};
 use kmm_slub::{CacheArgs, CacheFlags, CacheInfo, CacheStats, KmemCache, SlubConfig, SlubError};
 
 fn info(rig: &Rig, name: &str) -> CacheInfo {
@@ -360,4 +361,56 @@ fn mistakes_show_when_objects_go_home() {
     rig.slub.validate().unwrap();
     kfree(rig.slub, other);
     rig.assert_clean();
+}
+
+/// Each request for pages that a script makes is the one that fails, in turn: the caller hears of it or does not need it, and
+/// everything is where it was.
+#[test]
+fn whichever_request_for_pages_fails_nothing_is_lost() {
+    let mut nr_refused = 0;
+    for nth in 0..200 {
+        let machine = Machine::new(Config::with_mib(16));
+        let source: &'static _ = Box::leak(Box::new(FailNth::new(FreeListSource::new(machine))));
+        let slub = slub_with(machine, source, fast_config());
+        let cache = slub.cache_create(&CacheArgs::new("nth", 700)).unwrap();
+        source.fail_at(nth);
+        let mut live = Vec::new();
+        let mut refused = 0;
+        for nr in 0..120 {
+            let got = match nr % 4 {
+                0 => slub.alloc(cache, Gfp::KERNEL),
+                1 => slub.kmalloc(64, Gfp::KERNEL),
+                2 => slub.kmalloc(4096, Gfp::KERNEL),
+                _ => slub.kzalloc(9000, Gfp::KERNEL),
+            };
+            match got {
+                Ok(ptr) => live.push(ptr),
+                Err(error) => {
+                    assert_eq!(error, SlubError::OutOfMemory);
+                    refused += 1;
+                }
+            }
+            let infos = slub.cache_infos();
+            let users = infos.filter(|info| !info.name.starts_with("kmem_cache"));
+            let active: usize = users.map(|info| info.active_objs).sum();
+            let nr_large = slub.nr_pages().large / 4;
+            assert_eq!(active + nr_large, live.len());
+        }
+        slub.validate().unwrap();
+        live.into_iter().for_each(|ptr| unsafe { slub.kfree(ptr) });
+        unsafe { slub.cache_destroy(cache) }.unwrap();
+        unsafe { slub.drain_all() };
+        slub.validate().unwrap();
+        source.inner().assert_nothing_outstanding();
+        assert_eq!(bugs(), []);
+        assert!(refused <= 1);
+        nr_refused += refused;
+        if source.nr_failed() == 0 {
+            break;
+        }
+    }
+    assert!(
+        nr_refused > 10,
+        "{nr_refused} of the failures were heard of"
+    );
 }

@@ -175,7 +175,21 @@ impl CpuArray {
             let len = used.len();
             let most = used.room().min(objects.len());
             let mut at = len;
-            for (cell, place) in self.cells[len..len + most].iter().zip(&mut objects[..most]) {
+            // By four: 6 instructions for each instead of 8.
+            let cells = self.cells[len..len + most].chunks_exact(4);
+            for (cells, places) in cells.zip(objects[..most].chunks_exact_mut(4)) {
+                if places.iter().any(Option::is_none) {
+                    break;
+                }
+                for (cell, place) in cells.iter().zip(places) {
+                    if let Some(object) = place.take() {
+                        cell.store(object.as_ptr(), Relaxed);
+                    }
+                }
+                at += 4;
+            }
+            let rest = &mut objects[at - len..most];
+            for (cell, place) in self.cells[at..len + most].iter().zip(rest) {
                 match place.take() {
                     Some(object) => cell.store(object.as_ptr(), Relaxed),
                     None => break,

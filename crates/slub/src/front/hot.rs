@@ -209,9 +209,9 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             // SAFETY: as above.
             return unsafe { &*word.cast::<Table>() };
         }
-        if self.has_nodes() {
-            return &BARRED;
+        match self.by_handle.get(pin.cpu().index()) {
+            Some(cpu) => cpu.table(),
+            None => &BARRED,
         }
-        self.table(pin)
     }
 }

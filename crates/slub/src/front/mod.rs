@@ -60,6 +60,8 @@ pub struct ObjectCaches<K, A, P, L: RawMutex + 'static, C> {
     key: u64,
     pub(crate) cpus: C,
     cpu_slots: &'static [CpuSlot<L>],
+    /// The same, or none if frees by handle must not get into arrays.
+    by_handle: &'static [CpuSlot<L>],
     pub(crate) slots: &'static [CacheSlot<L>],
     pub(crate) pages: A,
     pub(crate) phys: P,
@@ -131,6 +133,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             key: if has_nodes { !seal } else { seal },
             cpus,
             cpu_slots,
+            by_handle: if has_nodes { &[] } else { cpu_slots },
             slots,
             pages,
             phys,
