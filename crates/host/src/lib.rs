@@ -65,6 +65,11 @@ pub trait Host: Sync + 'static {
     /// Who has which page.
     fn owners(&self) -> &Self::Owners;
 
+    /// Who is told which memory may be touched, where that is not on the way of every request; nobody, unless the host says so.
+    fn sanitizer(&self) -> &(dyn Sanitizer + Sync) {
+        &()
+    }
+
     /// What kind of code runs on this CPU: for checks, where types cannot tell.
     fn context(&self) -> Context {
         Context::Process

@@ -1,5 +1,7 @@
 //! Which memory may be touched: a seam for KASAN, which costs nothing when it is off.
 
+use core::fmt;
+
 use kmm_frame::VirtAddr;
 
 /// The place of an object: what its owner may have at most, and what it takes to give it back.
@@ -32,7 +34,7 @@ pub enum Freed {
 ///
 /// # Context
 /// Any, interrupts included. Must not allocate.
-pub trait Sanitizer {
+pub trait Sanitizer: fmt::Debug {
     /// How much room an allocator leaves before and after an object of `size_bytes`. Always the same for the same size.
     fn redzone_bytes(&self, size_bytes: usize) -> usize;
 

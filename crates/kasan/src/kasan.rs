@@ -10,7 +10,7 @@ use lock_api::{Mutex, RawMutex};
 use crate::bug::{Access, BugKind};
 use crate::poison::Poison;
 use crate::quarantine::Quarantine;
-use crate::record::{NameOf, Record, Records, Track};
+use crate::record::{IsOwn, NameOf, Record, Records, Track};
 use crate::report::{self, Report};
 use crate::shadow::{GRANULE_BYTES, Shadow};
 
@@ -29,6 +29,8 @@ pub struct KasanConfig<F> {
     pub quarantine_bytes: usize,
     /// The names of addresses.
     pub name_of: NameOf,
+    /// Whether stacks are told without an address at their inner end.
+    pub is_own: IsOwn,
     /// Is told of each bug, without any lock. Then the allocator goes on, unless this panics.
     pub on_bug: F,
 }
@@ -39,6 +41,7 @@ impl<F: Fn(&Report)> KasanConfig<F> {
         Self {
             quarantine_bytes: 1 << 20,
             name_of: report::hexadecimal,
+            is_own: |_| false,
             on_bug,
         }
     }
@@ -114,9 +117,11 @@ impl<S: Shadow, L: RawMutex, B: Backtrace, F: Fn(&Report)> Kasan<S, L, B, F> {
     #[inline(never)]
     fn report_access(&self, access: Access, bad: VirtAddr, ip: Option<usize>) {
         let kind = BugKind::of(&self.shadow, access, bad);
-        let mut report = Report::new(&self.shadow, kind, bad, Track::here(&self.backtrace));
+        let track = Track::here(&self.backtrace);
+        let track = ip.map_or(track, |ip| track.from(ip));
+        let mut report = Report::new(&self.shadow, kind, bad, track);
         report.access = Some(access);
-        report.ip = ip.unwrap_or(report.ip);
+        report.ip = ip;
         // In the shadow's words: what is free or wild has no neighbours worth telling of.
         if matches!(
             kind,
@@ -137,7 +142,8 @@ impl<S: Shadow, L: RawMutex, B: Backtrace, F: Fn(&Report)> Kasan<S, L, B, F> {
 
     fn tell(&self, report: Report) {
         self.nr_bugs.fetch_add(1, Relaxed);
-        (self.config.on_bug)(&report.named_by(self.config.name_of));
+        let config = &self.config;
+        (config.on_bug)(&report.told_by(config.name_of, config.is_own));
     }
 
     /// Marks the first granule of an object as freed; what is wrong if it was not in use. Of two who free it at once, one succeeds.
@@ -157,7 +163,8 @@ impl<S: Shadow, L: RawMutex, B: Backtrace, F: Fn(&Report)> Kasan<S, L, B, F> {
 }
 
 /// Around objects, by their size. Linux: `optimal_redzone`.
-pub(crate) const fn redzone_bytes(size_bytes: usize) -> usize {
+#[must_use]
+pub const fn redzone_bytes(size_bytes: usize) -> usize {
     match size_bytes {
         0..=48 => 16,
         49..=96 => 32,

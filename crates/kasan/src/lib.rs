@@ -13,8 +13,8 @@ mod shadow;
 
 pub use bug::{Access, AccessKind, BugKind};
 pub use heap::KasanHeap;
-pub use kasan::{Kasan, KasanConfig, KasanStorage};
+pub use kasan::{Kasan, KasanConfig, KasanStorage, redzone_bytes};
 pub use poison::Poison;
-pub use record::{NameOf, Record, STACK_DEPTH, Track};
+pub use record::{IsOwn, NameOf, Record, STACK_DEPTH, Track};
 pub use report::Report;
 pub use shadow::{GRANULE_BYTES, LinearShadow, Shadow, SliceShadow, VecShadow};

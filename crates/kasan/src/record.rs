@@ -6,12 +6,15 @@ use kmm_frame::VirtAddr;
 use kmm_host::{Backtrace, ObjectSlot};
 
 /// So many return addresses are kept of a stack.
-pub const STACK_DEPTH: usize = 12;
+pub const STACK_DEPTH: usize = 16;
 /// An object's record lies in one of so many slots.
 const NR_PROBES: usize = 8;
 const NAME_BYTES: usize = 24;
 /// From this many bytes before an object on, and as many behind it, a bad address is told by its relation to it.
 const NEAR_BYTES: u64 = 4096;
+
+/// Whether an address belongs to the code that watches and allocates, so that stacks are told without it.
+pub type IsOwn = fn(usize) -> bool;
 
 /// Writes the name of an address, as `function+0x12`.
 pub type NameOf = fn(usize, &mut dyn fmt::Write) -> fmt::Result;
@@ -35,6 +38,22 @@ impl Track {
             addresses,
             len,
         }
+    }
+
+    /// The same without what lies within `ip`, if that is on the stack.
+    pub(crate) fn from(mut self, ip: usize) -> Self {
+        if let Some(at) = self.addresses().iter().position(|&address| address == ip) {
+            self.addresses.rotate_left(at);
+            self.len -= at;
+        }
+        self
+    }
+
+    /// Return addresses from the first on that is not our own, or all.
+    pub(crate) fn others(&self, is_own: IsOwn) -> &[usize] {
+        let all = self.addresses();
+        let first = all.iter().position(|&address| !is_own(address));
+        &all[first.unwrap_or(0)..]
     }
 
     /// Return addresses, the innermost first.

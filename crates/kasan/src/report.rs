@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use kmm_frame::VirtAddr;
 
 use crate::bug::{Access, BugKind};
-use crate::record::{NameOf, Record, Track};
+use crate::record::{IsOwn, NameOf, Record, Track};
 use crate::shadow::{GRANULE_BYTES, Shadow};
 
 /// Shadow bytes in a row. Linux: `META_BYTES_PER_ROW`.
@@ -27,14 +27,15 @@ pub struct Report {
     pub access: Option<Access>,
     /// The first byte that may not be touched, or what was freed.
     pub addr: VirtAddr,
-    /// The code that did it.
-    pub ip: usize,
+    /// The code that did it, if that is known; else it is that of [`Report::track`].
+    pub ip: Option<usize>,
     /// Who, and from where.
     pub track: Track,
     /// The object in which the address lies, or beside it.
     pub object: Option<Record>,
     rows: [Option<[u8; ROW]>; NR_ROWS],
     name_of: NameOf,
+    is_own: IsOwn,
 }
 
 impl Report {
@@ -54,20 +55,32 @@ impl Report {
             kind,
             access: None,
             addr,
-            ip: track.addresses().first().copied().unwrap_or(0),
+            ip: None,
             track,
             object: None,
             rows: core::array::from_fn(row),
             name_of: hexadecimal,
+            is_own: |_| false,
         }
     }
 
-    pub(crate) fn named_by(self, name_of: NameOf) -> Self {
-        Self { name_of, ..self }
+    pub(crate) fn told_by(self, name_of: NameOf, is_own: IsOwn) -> Self {
+        Self {
+            name_of,
+            is_own,
+            ..self
+        }
+    }
+
+    /// The code that did it.
+    #[must_use]
+    pub fn culprit(&self) -> usize {
+        let others = || self.track.others(self.is_own).first().copied();
+        self.ip.or_else(others).unwrap_or(0)
     }
 
     fn write_stack(&self, f: &mut fmt::Formatter<'_>, track: &Track) -> fmt::Result {
-        for &address in track.addresses() {
+        for &address in track.others(self.is_own) {
             f.write_char(' ')?;
             (self.name_of)(address, f)?;
             f.write_char('\n')?;
@@ -159,7 +172,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{RULER}")?;
         write!(f, "BUG: KASAN: {} in ", self.kind)?;
-        (self.name_of)(self.ip, f)?;
+        (self.name_of)(self.culprit(), f)?;
         writeln!(f)?;
         let task = self.track.tag;
         match self.access {

@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::{START, access, kinds, reports, rig, run_as};
+use common::{Caller, Lock, OnBug, START, access, kinds, reports, rig, run_as, shadow};
 use kmm_frame::VirtAddr;
 use kmm_host::{Freed, ObjectSlot, Sanitizer};
-use kmm_kasan::{AccessKind, BugKind};
+use kmm_kasan::{AccessKind, BugKind, Kasan, KasanConfig, KasanStorage};
 
 const SLOT: ObjectSlot = ObjectSlot {
     start: VirtAddr::new(START.as_u64() + 0x180),
@@ -87,6 +87,22 @@ fn a_use_after_free_names_both_stacks() {
         "\n                      ^\n",
     ] {
         assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+}
+
+#[test]
+fn the_stack_begins_with_the_culprit() {
+    let kasan = rig(0x1000, 16, 16, 1 << 20);
+    kasan.slab_taken(START, 0x1000);
+    run_as(3);
+    let touched = access(START, 4, AccessKind::Read);
+    for (ip, stack) in [(0x31, &[0x31][..]), (0x99, &[0x30, 0x31])] {
+        assert!(!kasan.check(touched, Some(ip)));
+        let ip = Some(ip);
+        let [report] = reports()[..] else {
+            panic!("one report")
+        };
+        assert_eq!((report.ip, report.track.addresses()), (ip, stack));
     }
 }
 
@@ -193,4 +209,31 @@ fn the_table_forgets_the_oldest_and_the_reports_go_on() {
         })
         .collect();
     assert_eq!(known, [false, false, false, true, true, true, true]);
+}
+
+#[test]
+fn what_is_our_own_is_left_out_of_stacks() {
+    let mut config = KasanConfig::new(common::keep as OnBug);
+    config.is_own = |address| address == 0x20 || address == 0x31;
+    let storage = KasanStorage {
+        records: vec![None; 4].leak(),
+        waiting: &mut [],
+    };
+    let kasan = Kasan::<_, Lock, _, _>::new(shadow(0x1000), Caller, storage, config);
+    run_as(2);
+    kasan.object_taken(SLOT, 128, "inode");
+    run_as(3);
+    let refused = kasan.object_given(SLOT.start + 8, Some(SLOT), &mut |_| {});
+    assert_eq!(refused, Freed::Refused);
+    let report = reports()[0];
+    assert_eq!(report.culprit(), 0x30);
+    let text = report.to_string();
+    for part in [
+        "invalid-free in 0x0000000000000030\n",
+        // Only at the inner end.
+        "Call Trace:\n 0x0000000000000030\n 0x0000000000000031\n\n",
+        "Allocated by task 2:\n 0x0000000000000021\n\n",
+    ] {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
 }

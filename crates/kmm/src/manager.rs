@@ -174,7 +174,8 @@ impl<H: Host> Manager<H> {
             range: space.vmalloc.clone(),
             is_ram,
         };
-        let vmalloc = Vmalloc::new(mapper, alloc, root, host.tlb(), config);
+        let vmalloc =
+            Vmalloc::new(mapper, alloc, root, host.tlb(), config).with_sanitizer(host.sanitizer());
         zones.init_watermarks(zones.default_min_free_kbytes(), WATERMARK_SCALE_FACTOR);
         Ok(place.put(Self {
             host,

@@ -13,7 +13,7 @@ use kmm_layers::Sanitized;
 use kmm_sim::seeded;
 
 /// Remembers which pages are free.
-#[derive(Default)]
+#[derive(Default, Debug)]
 struct Pages(RefCell<BTreeSet<u64>>);
 
 impl Sanitizer for Pages {

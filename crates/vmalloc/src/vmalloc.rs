@@ -17,7 +17,7 @@ use core::panic::Location;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use kmm_frame::{Gfp, PAGE_SIZE, Pfn, PfnRange, PhysAddr, VirtAddr, page_align};
-use kmm_host::{PageSource, PteStore, TlbControl, TlbTarget};
+use kmm_host::{PageSource, PteStore, Sanitizer, TlbControl, TlbTarget};
 use kmm_pagetable_walker::{Level, MapError, Mapper, PteFlags, Root};
 use lock_api::{Mutex, RawMutex};
 
@@ -54,6 +54,7 @@ pub struct Vmalloc<'a, S, A, T, L> {
     pages: &'a A,
     tlb: T,
     is_ram: &'a (dyn Fn(PfnRange) -> bool + Sync),
+    sanitizer: &'a (dyn Sanitizer + Sync),
     range: Range<VirtAddr>,
     /// Frames in `ALLOC` areas. Linux: `nr_vmalloc_pages`.
     nr_pages: AtomicUsize,
@@ -91,6 +92,7 @@ impl<'a, S: PteStore, A: PageSource, T: TlbControl, L: RawMutex> Vmalloc<'a, S, 
             pages,
             tlb,
             is_ram: config.is_ram,
+            sanitizer: &(),
             range: config.range.clone(),
             nr_pages: AtomicUsize::new(0),
             state: Mutex::const_new(
@@ -101,6 +103,12 @@ impl<'a, S: PteStore, A: PageSource, T: TlbControl, L: RawMutex> Vmalloc<'a, S, 
                 },
             ),
         }
+    }
+
+    /// Tells `sanitizer` of each area, when it is mapped and before it is unmapped.
+    #[must_use]
+    pub fn with_sanitizer(self, sanitizer: &'a (dyn Sanitizer + Sync)) -> Self {
+        Self { sanitizer, ..self }
     }
 
     /// At least `size_bytes` of memory from single frames, page-aligned, followed by a page that faults. Linux: `vmalloc`.
@@ -128,6 +136,7 @@ impl<'a, S: PteStore, A: PageSource, T: TlbControl, L: RawMutex> Vmalloc<'a, S, 
         self.populate(&vm, gfp | Gfp::HIGHMEM)
             .or_else(|error| self.undo(&vm, error))?;
         self.nr_pages.fetch_add(nr_pages, Ordering::Relaxed);
+        self.sanitizer.vmalloc(vm.addr, size_bytes);
         self.state.lock().areas.finish(vm.addr);
         Ok(vm.addr)
     }
@@ -183,6 +192,7 @@ impl<'a, S: PteStore, A: PageSource, T: TlbControl, L: RawMutex> Vmalloc<'a, S, 
             Ok(())
         })
         .or_else(|error| self.undo(&vm, error))?;
+        self.sanitize(&vm);
         self.state.lock().areas.finish(vm.addr);
         Ok(vm.addr)
     }
@@ -234,6 +244,7 @@ impl<'a, S: PteStore, A: PageSource, T: TlbControl, L: RawMutex> Vmalloc<'a, S, 
                 .map_range(&mut state.root, part, from, flags, Level::Pmd)
         })
         .or_else(|error| self.undo(&vm, error))?;
+        self.sanitize(&vm);
         self.state.lock().areas.finish(vm.addr);
         Ok(vm.addr + phys.page_offset())
     }
@@ -365,6 +376,13 @@ impl<'a, S: PteStore, A: PageSource, T: TlbControl, L: RawMutex> Vmalloc<'a, S, 
         mapped
     }
 
+    /// All pages of the area may be touched.
+    fn sanitize(&self, vm: &VmStruct) {
+        let mapped = vm.mapped();
+        let nr_pages = nr_pages_of(&mapped);
+        self.sanitizer.vmalloc(mapped.start, nr_pages * PAGE_SIZE);
+    }
+
     fn undo(&self, vm: &VmStruct, error: VmallocError) -> Result<(), VmallocError> {
         self.release(vm).and(Err(error))
     }
@@ -385,6 +403,9 @@ impl<'a, S: PteStore, A: PageSource, T: TlbControl, L: RawMutex> Vmalloc<'a, S, 
     /// Should the tables not allow it, the addresses stay taken.
     fn release(&self, vm: &VmStruct) -> Result<(), VmallocError> {
         let owns_frames = vm.flags.contains(AreaFlags::ALLOC);
+        let mapped = vm.mapped();
+        self.sanitizer
+            .vfree(mapped.start, nr_pages_of(&mapped) * PAGE_SIZE);
         let mut frames = Frames::new(self.mapper.mem_map());
         let mut gather = self.mapper.gather(TlbTarget::Kernel, &self.tlb);
         let mut unmapped = Ok(());

@@ -13,7 +13,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use kmm_frame::{PAGE_SIZE, PageFlags, Pfn, PfnRange, VirtAddr};
-use kmm_host::{AllocError, CpuId, PageBlock, PageReq, PageSource, TlbControl};
+use kmm_host::{AllocError, CpuId, PageBlock, PageReq, PageSource, Sanitizer, TlbControl};
 use kmm_pagetable_walker::{KernelHalf, Levels, Mapper, TableCounter};
 use kmm_sim::{
     Access, Config, FailRandom, Fault, FreeListSource, Machine, Mode, SimLock, SimPtes, SimTlb,
@@ -66,6 +66,14 @@ pub fn rig() -> Rig {
 }
 
 pub fn rig_with(config: Config, levels: Levels) -> Rig {
+    rig_watched(config, levels, &())
+}
+
+pub fn rig_watched(
+    config: Config,
+    levels: Levels,
+    sanitizer: &'static (dyn Sanitizer + Sync),
+) -> Rig {
     let machine = Machine::new(config);
     let source: &'static Source = Box::leak(Box::new(Budget {
         inner: FailRandom::new(FreeListSource::new(machine), 1, 0),
@@ -82,13 +90,8 @@ pub fn rig_with(config: Config, levels: Levels) -> Rig {
         range: RANGE,
         is_ram,
     };
-    let vm = Box::leak(Box::new(Vmalloc::new(
-        mapper,
-        source,
-        root,
-        *machine.tlb(),
-        config,
-    )));
+    let vm = Vmalloc::new(mapper, source, root, *machine.tlb(), config).with_sanitizer(sanitizer);
+    let vm = Box::leak(Box::new(vm));
     Rig {
         machine,
         source,
