@@ -7,10 +7,10 @@
 
 mod common;
 
-use common::{Random, Tiny, frames};
+use common::{Random, TestZones, ThreadCpus, Tiny, frames, run_on};
 use kmm_buddy::ContigError;
-use kmm_frame::{NodeId, PfnRange, Topology, ZoneType};
-use kmm_zone::{Amount, ContigFailed, NodeLayouts};
+use kmm_frame::{MemMap, MigrateType, NodeId, Page, PfnRange, Topology, ZoneType};
+use kmm_zone::{Amount, ContigFailed, Migrated, NodeLayouts, Zones};
 
 #[test]
 fn amounts_have_all_suffixes() {
@@ -126,7 +126,10 @@ fn nodes_share_what_the_kernel_gets_to_the_frame() {
         let wanted = about.saturating_sub(4);
         let found = movable(&nodes, Amount::Pages(wanted), Amount::NONE);
         // The highest zone with memory gives, from where it begins on any node.
-        let donor = [256, 64, 0].into_iter().find(|donor| last > *donor).unwrap();
+        let donor = [256, 64, 0]
+            .into_iter()
+            .find(|donor| last > *donor)
+            .unwrap();
         let first = ranges().filter(|range| range.end().index() > donor);
         let spans = nodes.iter().filter_map(|own| {
             let end = own.last()?.end().index();
@@ -169,4 +172,43 @@ fn errors_of_the_buddy_allocator_keep_their_meaning() {
     assert_eq!(failed(ContigError::Empty), ContigFailed::Empty);
     assert_eq!(failed(ContigError::Busy), ContigFailed::Contended);
     assert_eq!(failed(ContigError::OutsideZone), ContigFailed::OutsideZone);
+}
+
+#[test]
+fn ranges_of_devices_and_of_memory_that_may_come_cannot_be_had() {
+    let (topology, _) = machine(&[vec![frames(0, 16_384)]]);
+    let layouts = NodeLayouts::new::<Tiny>(topology, [frames(0, 4096)])
+        .with_hotplug::<Tiny>(frames(4096, 16_384));
+    let all = frames(0, 16_384);
+    let pages: Vec<Page> = all.iter().map(|_| Page::new()).collect();
+    let zones: TestZones = Zones::new(
+        MemMap::new(all, pages.leak()).unwrap(),
+        ThreadCpus(1),
+        common::memory(all),
+        &layouts,
+        common::storage_for(&layouts, 1),
+    )
+    .unwrap();
+    run_on(0);
+    zones.add_present(frames(0, 4096));
+    zones.free_at_boot(frames(0, 4096)).unwrap();
+    let device = zones.add_device(frames(8192, 9216)).unwrap();
+    let mut nobody = |_: PfnRange| -> Migrated { panic!("nothing is in use") };
+    for (start, end) in [
+        (8192, 9216),
+        (8200, 8201),
+        (4000, 4097),
+        (4096, 5120),
+        (9000, 9300),
+        (20, 100),
+    ] {
+        let range = frames(start, end);
+        let found = zones.alloc_contig_range(range, MigrateType::Movable, &mut nobody);
+        assert_eq!(found, Err(ContigFailed::OutsideZone), "{range:?}");
+    }
+    let range = frames(4000, 4096);
+    let taken = zones.alloc_contig_range(range, MigrateType::Movable, &mut nobody);
+    zones.free_contig_range(taken.unwrap());
+    zones.remove_device(device).unwrap();
+    zones.validate().unwrap();
 }

@@ -192,9 +192,15 @@ fn judge(mutants: &[Mutant], plan: &Plan) -> Result<()> {
     let names: Vec<String> = open.iter().map(|mutant| mutant.name.clone()).collect();
     if plan.shard.is_none() {
         let path = proc::root().join(RESULTS);
-        let mut rows = report::read(&fs::read_to_string(&path).unwrap_or_default());
+        let before = fs::read_to_string(&path).unwrap_or_default();
+        let is_of_another = |name: &String| !new.keys().any(|file| name.starts_with(file));
+        let mut all = report::read_open(&before);
+        all.retain(is_of_another);
+        all.extend(names.iter().cloned());
+        all.sort();
+        let mut rows = report::read(&before);
         rows.extend(new);
-        fs::write(&path, report::markdown(&rows, &explained, &names))?;
+        fs::write(&path, report::markdown(&rows, &explained, &all))?;
         println!("{RESULTS}");
     }
     ensure!(

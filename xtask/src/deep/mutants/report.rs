@@ -115,6 +115,15 @@ pub(super) fn read(markdown: &str) -> BTreeMap<String, Row> {
     rows.filter(|(file, _)| file.ends_with(".rs")).collect()
 }
 
+/// What an earlier report says is open, by name.
+pub(super) fn read_open(markdown: &str) -> Vec<String> {
+    let (_, open) = markdown.split_once("## Open").unwrap_or_default();
+    let names = open
+        .lines()
+        .filter_map(|line| line.strip_prefix("- `")?.strip_suffix('`'));
+    names.map(str::to_owned).collect()
+}
+
 /// The whole report.
 pub(super) fn markdown(
     rows: &BTreeMap<String, Row>,
@@ -200,6 +209,7 @@ mod tests {
         let open = ["a.rs:1:2: replace + with -".to_owned()];
         let text = markdown(&rows, &explained, &open);
         assert_eq!(read(&text), rows);
+        assert_eq!(read_open(&text), open);
         assert!(text.contains("| a.rs | 12 | 8 | 1 | 1 | 1 | 1 | 0 | abc |"));
         assert!(text.contains("`a.rs`\n\n- `replace > with >=`: both ends are equal"));
         assert!(text.contains("- `a.rs:1:2: replace + with -`"));
