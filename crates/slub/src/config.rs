@@ -22,6 +22,9 @@ pub struct SlubConfig {
     pub debug: &'static str,
     /// Who tells where a caller was called from, for caches with `U`.
     pub callers: Callers,
+    /// Whether the objects of a new slab are handed out in random order, so that nobody knows his neighbours. Linux:
+    /// `CONFIG_SLAB_FREELIST_RANDOM`.
+    pub random_order: bool,
     /// A number that nobody can guess: what free objects and descriptors are sealed with.
     pub secret: u64,
     /// Which node frames and CPUs are of; `None` for one node.
@@ -38,6 +41,7 @@ impl SlubConfig {
             merges: true,
             is_checked: false,
             debug: "",
+            random_order: false,
             callers: Callers(&()),
             secret: 0x9e6c_63d0_876a_46a5,
             topology: None,

@@ -18,7 +18,7 @@ use crate::cache::Shape;
 use crate::classes::BLOCKS;
 use crate::geometry::{CacheFlags, Geometry};
 use crate::nodes::MORE_ORDER;
-use crate::slab::{NewSlab, Slab, SlabKind, reachable};
+use crate::slab::{NewSlab, Shuffle, Slab, SlabKind, reachable};
 use crate::{SlubBugKind, SlubError};
 
 /// An object that is to go into its slab.
@@ -272,7 +272,16 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         let nth = self.slots[usize::from(slot)].note_built();
         let debug_colour = shape.geometry.debug_colour();
         let colour = debug_colour.unwrap_or_else(|| K::colour(&shape.geometry, block.order(), nth));
-        let built = NewSlab::build::<K, P>(self.mem(), &shape.geometry, shape.ctor, colour, block);
+        let shuffle = self.config.random_order;
+        let shuffle = shuffle.then(|| Shuffle::new(self.config.secret, nth));
+        let built = NewSlab::build::<K, P>(
+            self.mem(),
+            &shape.geometry,
+            shape.ctor,
+            colour,
+            shuffle,
+            block,
+        );
         built
             .map_err(|block| {
                 let address = block.pfn().phys().as_usize();

@@ -25,12 +25,14 @@ mod in_object;
 mod index_array;
 mod kind;
 mod list;
+mod shuffle;
 mod state;
 
 pub use in_object::InObject;
 pub use index_array::IndexArray;
 pub use kind::SlabKind;
 pub(crate) use list::SlabList;
+pub(crate) use shuffle::Shuffle;
 pub(crate) use state::{NIL, Pushed, SlabState, Taken};
 
 /// What is needed to reach slabs: descriptors and bytes.
@@ -76,6 +78,7 @@ impl NewSlab {
         geometry: &Geometry,
         ctor: Option<Ctor>,
         colour: u8,
+        mut shuffle: Option<Shuffle>,
         block: PageBlock,
     ) -> Result<Self, PageBlock> {
         if reachable(mem, &block).is_none() {
@@ -87,6 +90,7 @@ impl NewSlab {
         let objects = geometry.objects(block.order());
         let fresh = SlabState::fresh(objects, block.order().get(), colour);
         slab.page.set_private(fresh.word());
+        let mut first = NIL;
         for index in 0..objects {
             if geometry.is_debugged() {
                 crate::debug::fill_fresh(slab.object(geometry, index), geometry);
@@ -95,8 +99,15 @@ impl NewSlab {
                 // SAFETY: the object lies within the block (INV-1), which is ours alone.
                 unsafe { ctor(slab.object(geometry, index)) };
             }
-            let next = if index + 1 == objects { NIL } else { index + 1 };
-            K::set_next(&slab, geometry, index, next);
+            if let Some(shuffle) = &mut shuffle {
+                first = shuffle.insert::<K>(&slab, geometry, first, index);
+            } else {
+                let next = if index + 1 == objects { NIL } else { index + 1 };
+                K::set_next(&slab, geometry, index, next);
+            }
+        }
+        if shuffle.is_some() {
+            slab.page.set_private(fresh.starting_with(first).word());
         }
         Ok(Self { block, objects })
     }

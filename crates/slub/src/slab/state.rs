@@ -50,6 +50,11 @@ impl SlabState {
         Self((objects as u64) << 32 | (order as u64) << 48 | (colour as u64) << 56)
     }
 
+    /// The same with another first object.
+    pub(crate) const fn starting_with(self, first: u16) -> Self {
+        self.with(first, self.in_use())
+    }
+
     pub(crate) const fn from_word(word: u64) -> Self {
         Self(word)
     }
