@@ -107,16 +107,23 @@ fn measure(options: &Options) -> Result<(), String> {
         println!("one CPU only: figures of two threads mean nothing here");
     }
     let mut outcomes = measure_frames(options);
-    tell(options, Area::Frames, &outcomes)?;
+    tell(
+        options,
+        Area::Frames,
+        &report::tables(Area::Frames, &outcomes),
+    )?;
     Region::unmap_kept();
     outcomes.extend(measure_objects(options));
-    tell(options, Area::Objects, &outcomes)?;
+    let mut tables = report::tables(Area::Objects, &outcomes);
+    if options.wants(Area::Objects, &[]) {
+        tables += &objects::back_ends_table();
+    }
+    tell(options, Area::Objects, &tables)?;
     save(options, &head, &outcomes).map_err(|error| format!("{}: {error}", options.out.display()))
 }
 
 /// Prints the tables of an area, and keeps them in a file of its name.
-fn tell(options: &Options, area: Area, outcomes: &[Outcome]) -> Result<(), String> {
-    let text = report::tables(area, outcomes);
+fn tell(options: &Options, area: Area, text: &str) -> Result<(), String> {
     print!("{text}");
     let path = options.out.join(area.name()).with_extension("txt");
     std::fs::create_dir_all(&options.out)

@@ -1,6 +1,7 @@
 //! Allocators of objects, and what they are put through.
 #![expect(unsafe_code, reason = "whoever frees promises that it is his")]
 
+mod back_ends;
 mod ours;
 #[cfg(feature = "peers")]
 mod peers;
@@ -14,7 +15,8 @@ use crate::region::Pages;
 use crate::rng::Sizes;
 use crate::rounds::{Plan, Role, Workload};
 
-pub use ours::{Kmm, NodeSlub};
+pub use back_ends::table as back_ends_table;
+pub use ours::{BackEnd, Kmm, NodeSlab, NodeSlob, NodeSlub};
 
 /// Memory that each allocator manages, where it does not ask the system: 256 MiB.
 pub const ARENA_BYTES: usize = 256 << 20;
@@ -98,23 +100,32 @@ impl Entry {
     }
 }
 
-/// Ours first, then the peers.
+/// Ours first, with each back end, then the peers.
 #[must_use]
 pub fn entries() -> Vec<Entry> {
-    let mut entries = vec![Entry {
-        name: "kmm",
-        role: Role::Ours,
-        is_slow: false,
-        build: |kind, plan, slow| build(Kmm::new, kind, plan, slow),
-        footprint: |sizes, slow| {
-            let machine = ours::Machine::new(Pages::Lazy);
-            resident::footprint(|| Kmm::on(machine), sizes, slow)
-        },
-    }];
+    let mut entries = vec![
+        ours::<NodeSlub>("kmm", Role::Ours, false),
+        ours::<NodeSlab>("kmm SLAB", Role::Bystander, false),
+        ours::<NodeSlob>("kmm SLOB", Role::Bystander, true),
+    ];
     #[cfg(feature = "peers")]
     entries.extend(peers::entries());
     entries.shrink_to_fit();
     entries
+}
+
+/// One of ours: the first is what is compared with rivals.
+fn ours<S: BackEnd>(name: &'static str, role: Role, is_slow: bool) -> Entry {
+    Entry {
+        name,
+        role,
+        is_slow,
+        build: |kind, plan, slow| build(Kmm::<S>::new, kind, plan, slow),
+        footprint: |sizes, slow| {
+            let machine = ours::Machine::new(Pages::Lazy);
+            resident::footprint(|| Kmm::<S>::on(machine), sizes, slow)
+        },
+    }
 }
 
 fn build<H: Heap>(make: fn() -> H, kind: Kind, plan: &Plan, slow: bool) -> Box<dyn Workload> {
@@ -149,7 +160,13 @@ mod tests {
 
     #[test]
     fn ours_keeps_the_contents_of_live_objects() {
-        let heap = Kmm::new();
+        keeps_contents::<NodeSlub>();
+        keeps_contents::<NodeSlab>();
+        keeps_contents::<NodeSlob>();
+    }
+
+    fn keeps_contents<S: BackEnd>() {
+        let heap = Kmm::<S>::new();
         let mut rng = Rng::new(1);
         let mut live: Vec<(*mut u8, usize)> = Vec::new();
         for nr in 0..20_000 {
