@@ -23,6 +23,7 @@ mod boot;
 mod fallible;
 mod fs;
 mod heap;
+mod kasan;
 mod mm;
 mod panic;
 mod process;

@@ -7,12 +7,17 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::flags::Flags;
+use crate::kernel::Flavour;
 use crate::{initramfs, kernel, proc, toolchain};
 
 pub(crate) fn main(mut flags: Flags) -> Result<u8> {
     let words = flags.values("--cmdline")?;
     flags.finish()?;
-    let image = build(&kernel::build()?, "kmm-uefi", &words.join(" "))?;
+    let image = build(
+        &kernel::build(Flavour::Plain)?,
+        "kmm-uefi",
+        &words.join(" "),
+    )?;
     println!("{}", image.display());
     println!(
         "write it to a USB stick with: dd if={} of=/dev/sdX bs=1M conv=fsync",

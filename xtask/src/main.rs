@@ -38,6 +38,7 @@ cargo xtask COMMAND
   run      build the kernel and boot it in QEMU, with a shell on the serial line
              --selftest       print the self-test summary and exit with its code
              --exec CMD       type CMD at the shell prompt and print what it says (repeatable)
+             --kasan          with KASAN: the compiler checks every access to memory
              --uefi           boot the UEFI disk image instead of the PVH entry
              --mem SIZE       512M unless told; --smp N; --numa N; --machine M; --cpu C
              --cmdline WORDS  more words for the kernel's command line

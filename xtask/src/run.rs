@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 
 use crate::flags::Flags;
 use crate::guest::{Guest, PROMPT, Wait, exit_code};
+use crate::kernel::Flavour;
 use crate::qemu::{Door, Machine};
 use crate::{image, initramfs, kernel, proc};
 
@@ -26,6 +27,7 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
     let selftest = flags.flag("--selftest");
     let commands = flags.values("--exec")?;
     let uefi = flags.flag("--uefi");
+    let flavour = Flavour::from_flags(&mut flags);
     let words = flags.values("--cmdline")?;
     let timeout = Duration::from_secs(
         flags
@@ -44,7 +46,7 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
     if !commands.is_empty() {
         cmdline.push("exec".to_owned());
     }
-    let parts = Parts::build(kernel)?;
+    let parts = Parts::build(kernel, flavour)?;
     let door = parts.door("run", uefi, &cmdline.join(" "))?;
     let log = proc::work_dir("log")?.join("serial.log");
     let command = machine.command(&door, &log)?;
@@ -74,9 +76,13 @@ pub(crate) struct Parts {
 
 impl Parts {
     /// Builds what has to be built; `kernel` is taken as it is, if given.
-    pub(crate) fn build(kernel: Option<PathBuf>) -> Result<Self> {
-        let kernel = kernel.map_or_else(kernel::build, Ok)?;
-        let initramfs = initramfs::build(&kernel, "initramfs", None)?;
+    pub(crate) fn build(kernel: Option<PathBuf>, flavour: Flavour) -> Result<Self> {
+        let kernel = kernel.map_or_else(|| kernel::build(flavour), Ok)?;
+        let name = match flavour {
+            Flavour::Plain => "initramfs",
+            Flavour::Kasan => "initramfs-kasan",
+        };
+        let initramfs = initramfs::build(&kernel, name, None)?;
         Ok(Self { kernel, initramfs })
     }
 

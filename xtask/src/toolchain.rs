@@ -35,6 +35,17 @@ const DISTRO_SETS: [[&str; 3]; 2] = [
     ["rustc", "cargo", "rust-src"],
 ];
 
+const RUSTFLAGS: &str = "CARGO_TARGET_X86_64_UNKNOWN_NONE_RUSTFLAGS";
+/// The compiler checks every access by a call; variables on stacks and global ones are not watched.
+const KASAN: [&str; 6] = [
+    "--cfg=kasan",
+    "-Zsanitizer=kernel-address",
+    "-Cllvm-args=-asan-instrumentation-with-call-threshold=0",
+    "-Cllvm-args=-asan-stack=0",
+    "-Cllvm-args=-asan-globals=0",
+    "-Cllvm-args=-asan-kernel-mem-intrinsic-prefix=1",
+];
+
 /// How to call cargo for the kernel's target.
 pub(crate) struct Toolchain {
     pub(crate) name: String,
@@ -128,11 +139,29 @@ impl Toolchain {
         command
     }
 
+    /// `cargo SUBCOMMAND` for a kernel in which the compiler checks every access, and the target directory that it has to itself.
+    /// The library is checked too, so this wants its source.
+    ///
+    /// Built in parts, without link-time optimization: it is quicker to build so, and slow anyway.
+    pub(crate) fn kasan_cargo(&self, subcommand: &str) -> (Command, PathBuf) {
+        let mut command = self.cargo(subcommand);
+        let mut flags = self.flags();
+        flags.extend(KASAN.map(str::to_owned));
+        let target_dir = target_dir().join("kasan");
+        command
+            .env(RUSTFLAGS, flags.join(" "))
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("CARGO_TARGET_DIR", &target_dir)
+            .env("CARGO_PROFILE_RELEASE_LTO", "off")
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+        (command, target_dir)
+    }
+
     /// `cargo SUBCOMMAND` for the kernel's target with nothing else that is ours: for a stranger's workspace.
     pub(crate) fn strangers_cargo(&self, subcommand: &str, target_dir: &Path) -> Command {
         let mut command = self.cargo(subcommand);
         command
-            .env_remove("CARGO_TARGET_X86_64_UNKNOWN_NONE_RUSTFLAGS")
+            .env_remove(RUSTFLAGS)
             .env("CARGO_TARGET_DIR", target_dir);
         if let Some(linker) = self.linker {
             command.env("CARGO_TARGET_X86_64_UNKNOWN_NONE_LINKER", linker);
@@ -181,21 +210,12 @@ impl Toolchain {
     fn equip(&self, command: &mut Command) {
         proc::scrub(command);
         command.current_dir(proc::root()).args(["--target", TARGET]);
-        let mut flags = vec![
-            "-Crelocation-model=static".to_owned(),
-            "-Ccode-model=kernel".to_owned(),
-            "-Cforce-frame-pointers=yes".to_owned(),
-        ];
-        flags.extend(self.linker.map(|linker| format!("-Clinker={linker}")));
         // A RUSTFLAGS in the environment would replace the target's own.
         command
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .env_remove("CARGO_BUILD_TARGET");
-        command.env(
-            "CARGO_TARGET_X86_64_UNKNOWN_NONE_RUSTFLAGS",
-            flags.join(" "),
-        );
+        command.env(RUSTFLAGS, self.flags().join(" "));
         command
             .env("CARGO_TARGET_DIR", target_dir())
             .env("RUSTC", &self.rustc);
@@ -206,6 +226,17 @@ impl Toolchain {
             command.env("RUSTC_BOOTSTRAP", "1");
         }
         command.env("PATH", self.path());
+    }
+
+    /// The kernel's own.
+    fn flags(&self) -> Vec<String> {
+        let mut flags = vec![
+            "-Crelocation-model=static".to_owned(),
+            "-Ccode-model=kernel".to_owned(),
+            "-Cforce-frame-pointers=yes".to_owned(),
+        ];
+        flags.extend(self.linker.map(|linker| format!("-Clinker={linker}")));
+        flags
     }
 
     fn path(&self) -> OsString {

@@ -31,7 +31,7 @@ pub use trap::TrapFrame;
 use crate::boot::image;
 
 /// Bytes of a kernel stack.
-pub const KERNEL_STACK_BYTES: usize = 32 << 10;
+pub const KERNEL_STACK_BYTES: usize = (32 << 10) * crate::kasan::STACK_FACTOR;
 /// First address that user mode can not have. Linux: `TASK_SIZE_MAX`, 4-level.
 pub const USER_END: u64 = 0x7fff_ffff_f000;
 

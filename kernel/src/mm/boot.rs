@@ -24,6 +24,7 @@ use super::host::KernelHost;
 use super::{MACHINE, Machine, Manager, activate};
 use crate::arch::{exit, features, numa, timer};
 use crate::boot::{BootInfo, DIRECT_MAP, RegionKind, image};
+use crate::kasan::{self, ShadowMemory};
 use crate::smp;
 
 /// The register of the page attribute table.
@@ -59,6 +60,7 @@ fn take_over(boot: &'static BootInfo) -> Result<(), BuildError> {
     feed(&mut memblock, boot)?;
     println!("memblock: {}", memblock.accounting());
     lend_early_heap(&mut memblock, boot)?;
+    let shadow = ShadowMemory::reserve(&mut memblock, boot)?;
 
     let spanned = memblock.spanned();
     // SAFETY: 1: the provisional tables map all memory below `mapped_end`, the final ones all of it; nothing above is used before. 2: `smp`
@@ -84,10 +86,12 @@ fn take_over(boot: &'static BootInfo) -> Result<(), BuildError> {
         .with_movable(kernelcore, movablecore);
 
     set_memory_types();
-    let space = kernel_space();
-    let root = early.kernel_tables(&space, image_parts(), &KERNEL_TABLES)?;
+    let space = kernel_space(&shadow);
+    let parts = image_parts().chain(shadow.parts());
+    let root = early.kernel_tables(&space, parts, &KERNEL_TABLES)?;
     // SAFETY: the new tables map the image, the direct map and the boot stack as the old ones do, and stay for ever.
     unsafe { activate(root.pfn()) };
+    shadow.switch_on();
     println!(
         "tables: final ones loaded, {} tables, direct map in pages of up to {}, identity map gone",
         KERNEL_TABLES.nr_tables(),
@@ -116,7 +120,7 @@ fn take_over(boot: &'static BootInfo) -> Result<(), BuildError> {
     };
     let manager: &'static Manager = Manager::build(early, root, &KERNEL_TABLES, &space, hooks)?;
     HEAP.set(manager.slub());
-    crate::heap::switch_to(&HEAP);
+    crate::heap::switch_to(kasan::watched(&HEAP));
     MACHINE.call_once(|| Machine {
         manager,
         space,
@@ -195,7 +199,7 @@ pub(super) fn set_memory_types() {
     unsafe { pat.write(PAT_MSR) };
 }
 
-fn kernel_space() -> KernelSpace {
+fn kernel_space(shadow: &ShadowMemory) -> KernelSpace {
     let features = features::get();
     if !features.nx {
         fatal("the CPU has no NX bit");
@@ -209,7 +213,7 @@ fn kernel_space() -> KernelSpace {
         } else {
             Level::Pmd
         },
-        vmalloc: vmalloc.range(),
+        vmalloc: shadow.watched_part(vmalloc.range()),
     }
 }
 

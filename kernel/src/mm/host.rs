@@ -4,11 +4,14 @@
 use core::ops::Range;
 
 use kmm::frame::{PAGE_SIZE, Pfn, PhysAddr, VirtAddr};
-use kmm::host::{Context, CpuId, CpuPin, Cpus, DirectMap, Host, MemPtes, TlbControl, TlbTarget};
+use kmm::host::{
+    Context, CpuId, CpuPin, Cpus, DirectMap, Host, MemPtes, Sanitizer, TlbControl, TlbTarget,
+};
 use x86_64::registers::control::Cr3;
 
 use crate::arch::{cpu, interrupts, percpu};
 use crate::boot::DIRECT_MAP;
+use crate::kasan::{self, PageOwners};
 use crate::smp::{self, Flush};
 use crate::sync::RawIrqSpinLock;
 
@@ -48,7 +51,7 @@ impl Host for KernelHost {
     type Tlb = KernelTlb;
     type Cpus = GsCpus;
     type Lock = RawIrqSpinLock;
-    type Owners = ();
+    type Owners = PageOwners;
 
     fn phys(&self) -> &DirectMap {
         &self.phys
@@ -66,8 +69,12 @@ impl Host for KernelHost {
         &self.cpus
     }
 
-    fn owners(&self) -> &() {
-        &()
+    fn owners(&self) -> &PageOwners {
+        &kasan::OWNERS
+    }
+
+    fn sanitizer(&self) -> &(dyn Sanitizer + Sync) {
+        &kasan::SANITIZER
     }
 
     fn context(&self) -> Context {

@@ -39,6 +39,8 @@ pub use fault::{on_user_exception, page_fault};
 pub use files::{FILES_MAX, Fd, FdTable};
 pub use fork::{Clone, fork};
 pub use page_wait::PAGE_WAITS;
+#[cfg(kasan)]
+pub use scheduler::pid_at_hand;
 pub use scheduler::{
     Channel, current, find_task, finish_switch as finish_first_switch, for_each_task, idle_ticks,
     init, nr_switches, run_scheduler, wait_until, wait_until_deadline, wake, yield_now,

@@ -58,6 +58,7 @@ const GROUPS: &[&[Test]] = &[
     crate::process::TESTS,
     crate::fs::TESTS,
     crate::syscall::TESTS,
+    crate::kasan::TESTS,
 ];
 
 /// Fails the test, with a formatted reason, unless the condition holds.

@@ -12,7 +12,7 @@ use core::slice;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use kmm::frame::{Gfp, MAX_ORDER, Order, PAGE_SIZE, VirtAddr};
-use kmm::host::{PageBlock, PageReq, PageSource as _, PhysMap as _};
+use kmm::host::{Host as _, Owners as _, PageBlock, PageReq, PageSource as _, PhysMap as _};
 
 use super::{MAX_CPUS, call_on, each, nr_online, on_each_cpu};
 use crate::arch::timer;
@@ -252,6 +252,7 @@ impl Field {
             self.summary.refused.fetch_add(1, Ordering::Relaxed);
             return Ok(None);
         };
+        tell_owners(&block, gfp)?;
         self.summary.blocks.fetch_add(1, Ordering::Relaxed);
         if gfp.contains(Gfp::ZERO) {
             check_zero(&mut block)?;
@@ -397,10 +398,10 @@ impl Worker {
     fn bulk(&mut self, field: &Field, mark: u64) -> Outcome {
         let most = 1 + self.random.below(BULK);
         let mut pages = [const { None }; BULK];
-        let count =
-            manager()
-                .pages()
-                .alloc_bulk(Gfp::NOWAIT | Gfp::NOWARN, None, &mut pages[..most]);
+        let gfp = Gfp::NOWAIT | Gfp::NOWARN;
+        let count = manager().pages().alloc_bulk(gfp, None, &mut pages[..most]);
+        let mut taken = pages.iter().flatten();
+        taken.try_for_each(|page| tell_owners(page, gfp))?;
         field
             .summary
             .blocks
@@ -452,6 +453,9 @@ impl Worker {
         let (order, gfp) = (self.order(), Gfp::ATOMIC | Gfp::NOWARN);
         let take_and_give = || {
             if let Ok(block) = manager().pages().alloc(PageReq::new(order, gfp)) {
+                // `free_pages` tells them that it is given.
+                let told = tell_owners(&block, gfp);
+                debug_assert!(told.is_ok(), "somebody has it already");
                 manager().page_alloc().free_pages(block);
             }
             if let Ok(object) = manager().slub().kmalloc(64, gfp) {
@@ -491,6 +495,14 @@ fn free_object(mut object: Object, mark: u64) -> Outcome {
         "an object of {size_bytes} bytes at {start:p} was overwritten"
     );
     Ok(())
+}
+
+/// Blocks are taken from the zones themselves, past the page allocator, which else says who has them.
+fn tell_owners(block: &PageBlock, gfp: Gfp) -> Outcome {
+    let owners = manager().host().owners();
+    owners
+        .took(block.pfn(), block.order(), gfp)
+        .map_err(Failure::of)
 }
 
 /// A byte that tells marks apart, mostly.

@@ -17,6 +17,7 @@ use super::rows::{self, Row};
 use super::table::{Table, layout, markdown};
 use crate::flags::Flags;
 use crate::guest::{Guest, PROMPT, Wait};
+use crate::kernel::Flavour;
 use crate::qemu::{Door, Machine};
 use crate::{kernel, proc, qemu};
 
@@ -34,7 +35,7 @@ pub(super) fn main(mut flags: Flags) -> Result<u8> {
     let is_saved = flags.flag("--save");
     flags.finish()?;
     let figures = figures()?;
-    let elf = elf.map_or_else(kernel::build, Ok)?;
+    let elf = elf.map_or_else(|| kernel::build(Flavour::Plain), Ok)?;
     let said = boot(&elf, &words)?;
     let again = boot(&elf, &words)?;
     ensure!(

@@ -8,13 +8,14 @@ mod table;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::flags::Flags;
 use crate::guest::{Guest, PROMPT, Wait};
+use crate::kernel::Flavour;
 use crate::qemu::{Door, Machine};
 use crate::run::Parts;
 use crate::tally::Tally;
@@ -37,6 +38,8 @@ const SELFTEST_SAYS: &[&str] = &[
 ];
 /// The one promise about time, far above what it takes.
 const MOST_BOOT_MS: u64 = 30_000;
+/// Checks of every access take their time.
+const KASAN_FACTOR: u64 = 5;
 
 /// One boot.
 struct Scenario {
@@ -88,8 +91,8 @@ pub(crate) fn run_all(tally: &mut Tally, names: &[String]) {
     if names.is_empty() {
         wanted = SCENARIOS.iter().collect();
     }
-    let parts = match qemu::find().and_then(|_| Parts::build(None)) {
-        Ok(parts) => parts,
+    let kernels = match qemu::find().and_then(|_| Parts::build(None, Flavour::Plain)) {
+        Ok(plain) => Kernels::new(plain),
         Err(error) => {
             println!("FAILED: {error:#}");
             for scenario in wanted {
@@ -105,30 +108,56 @@ pub(crate) fn run_all(tally: &mut Tally, names: &[String]) {
         for _ in 0..NR_AT_ONCE {
             scope.spawn(|| {
                 while let Some(scenario) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    scenario.run(&parts, &lacking, &tally);
+                    scenario.run(&kernels, &lacking, &tally);
                 }
             });
         }
     });
 }
 
+/// What is booted.
+struct Kernels {
+    plain: Parts,
+    /// Built for the first scenario that wants it, or why it cannot be.
+    kasan: OnceLock<Result<Parts, String>>,
+}
+
+impl Kernels {
+    const fn new(plain: Parts) -> Self {
+        let kasan = OnceLock::new();
+        Self { plain, kasan }
+    }
+
+    fn parts(&self, flavour: Flavour) -> Result<&Parts> {
+        match flavour {
+            Flavour::Plain => Ok(&self.plain),
+            Flavour::Kasan => {
+                let build = || Parts::build(None, flavour).map_err(|error| format!("{error:#}"));
+                let parts = self.kasan.get_or_init(build).as_ref();
+                parts.map_err(|why| anyhow!("{why}"))
+            }
+        }
+    }
+}
+
 /// What this machine cannot have, and why; only the scenarios that need it are skipped.
 struct Lacking {
     busybox: Option<String>,
     programs: Option<String>,
+    source: Option<String>,
     uefi: Option<String>,
 }
 
 impl Lacking {
     fn find() -> Self {
         let why = |error: anyhow::Error| format!("{error:#}");
-        let uefi = qemu::firmware()
-            .map(drop)
-            .and_then(|()| toolchain::find_with_source().map(drop));
+        let source = toolchain::find_with_source().err().map(why);
+        let uefi = qemu::firmware().err().map(why);
         Self {
             busybox: initramfs::busybox().err().map(why),
             programs: initramfs::programs().err().map(why),
-            uefi: uefi.err().map(why),
+            uefi: uefi.or_else(|| source.clone()),
+            source,
         }
     }
 }
@@ -138,7 +167,7 @@ impl Scenario {
         format!("scenario::{}", self.name)
     }
 
-    fn run(&self, parts: &Parts, lacking: &Lacking, tally: &Mutex<&mut Tally>) {
+    fn run(&self, kernels: &Kernels, lacking: &Lacking, tally: &Mutex<&mut Tally>) {
         let lock = || {
             tally
                 .lock()
@@ -148,7 +177,7 @@ impl Scenario {
             return lock().skip(&self.title(), why);
         }
         let start = Instant::now();
-        let outcome = self.play(parts);
+        let outcome = self.play(kernels);
         let mut tally = lock();
         match outcome {
             Ok(()) => {
@@ -173,6 +202,9 @@ impl Scenario {
         if self.machine.contains(&"--uefi") && lacking.uefi.is_some() {
             return lacking.uefi.as_deref();
         }
+        if self.machine.contains(&"--kasan") && lacking.source.is_some() {
+            return lacking.source.as_deref();
+        }
         match &self.play {
             Play::Programs => lacking.programs.as_deref(),
             Play::Shell(steps)
@@ -188,15 +220,16 @@ impl Scenario {
         }
     }
 
-    fn play(&self, parts: &Parts) -> Result<()> {
+    fn play(&self, kernels: &Kernels) -> Result<()> {
         let mut flags = Flags::new(self.machine.iter().map(|&word| word.to_owned()));
         let uefi = flags.flag("--uefi");
+        let flavour = Flavour::from_flags(&mut flags);
         let machine = Machine::from_flags(&mut flags)?;
         let word = match self.play {
             Play::Selftest { .. } | Play::Ends { .. } => "selftest",
             Play::Shell(_) | Play::Programs | Play::Crash { .. } => "exec",
         };
-        let door = parts.door(self.name, uefi, word)?;
+        let door = kernels.parts(flavour)?.door(self.name, uefi, word)?;
         let mut guest = self.start(&machine, &door)?;
         let outcome = self.judge(&mut guest);
         guest.stop();
@@ -221,9 +254,11 @@ impl Scenario {
                 expect(guest.text(), says, NEVER)?;
                 expect(guest.text(), SELFTEST_SAYS, &[" ... FAILED"])?;
                 accounting_adds_up(guest.text())?;
+                let is_checked = self.machine.contains(&"--kasan");
+                let most_ms = MOST_BOOT_MS * if is_checked { KASAN_FACTOR } else { 1 };
                 ensure!(
-                    boot_to_summary_ms(guest.text())? <= MOST_BOOT_MS,
-                    "the boot took more than {MOST_BOOT_MS} ms"
+                    boot_to_summary_ms(guest.text())? <= most_ms,
+                    "the boot took more than {most_ms} ms"
                 );
                 ensure!(exit_code(guest)? == 0, "it failed");
                 Ok(())
@@ -496,6 +531,7 @@ mod tests {
         let lacking = Lacking {
             busybox: Some("no apt".to_owned()),
             programs: None,
+            source: Some("no source".to_owned()),
             uefi: Some("no OVMF".to_owned()),
         };
         let skipped = |name: &str| {
@@ -507,6 +543,7 @@ mod tests {
         };
         assert_eq!(skipped("busybox"), Some("no apt"));
         assert_eq!(skipped("selftest_uefi"), Some("no OVMF"));
+        assert_eq!(skipped("kasan"), Some("no source"));
         assert_eq!(skipped("selftest"), None);
         assert_eq!(skipped("programs"), None);
     }

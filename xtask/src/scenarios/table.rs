@@ -58,6 +58,22 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "kasan",
+        machine: &["--kasan"],
+        play: Play::Selftest {
+            says: &[
+                "kasan: accesses are checked",
+                "BUG: KASAN: slab-out-of-bounds in ",
+                "BUG: KASAN: slab-use-after-free in ",
+                "BUG: KASAN: double-free in ",
+                "BUG: KASAN: invalid-free in ",
+                "BUG: KASAN: vmalloc-out-of-bounds in ",
+                "BUG: KASAN: use-after-free in ",
+                "kasan::nothing_else_was_reported ... ok",
+            ],
+        },
+    },
+    Scenario {
         name: "smp",
         machine: &["--smp", "8"],
         play: Play::Selftest {
