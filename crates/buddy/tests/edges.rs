@@ -45,11 +45,12 @@ fn a_zone_has_all_that_it_asks_for_and_no_less_will_do() {
 }
 
 #[test]
-fn routes_of_pageblocks_are_all_values_of_four_bits() {
-    assert_eq!(Pageblock::NR_ROUTES, 16);
+fn routes_of_pageblocks_are_all_values_of_five_bits() {
+    assert_eq!(Pageblock::NR_ROUTES, 32);
+    assert_eq!(Pageblock::NEAR_ROUTE, 16);
     let routes = MigrateType::ALL.map(Pageblock::route_of);
     for (nr, route) in routes.iter().enumerate() {
-        assert!(*route < Pageblock::NR_ROUTES);
+        assert!(*route < Pageblock::NEAR_ROUTE);
         assert!(!routes[..nr].contains(route));
     }
     let range = frames(0, 1024);
