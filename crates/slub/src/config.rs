@@ -1,6 +1,7 @@
 //! What the host settles once.
 
 use kmm_frame::Topology;
+use kmm_host::Sanitizer;
 
 use crate::{Callers, SlubBug};
 
@@ -25,6 +26,9 @@ pub struct SlubConfig {
     /// Whether the objects of a new slab are handed out in random order, so that nobody knows his neighbours. Linux:
     /// `CONFIG_SLAB_FREELIST_RANDOM`.
     pub random_order: bool,
+    /// Is told which memory may be touched, of this allocator alone: then caches are checked and not merged, and redzones lie
+    /// behind objects. Linux: `CONFIG_KASAN`.
+    pub sanitizer: Option<&'static (dyn Sanitizer + Sync)>,
     /// A number that nobody can guess: what free objects and descriptors are sealed with.
     pub secret: u64,
     /// Which node frames and CPUs are of; `None` for one node.
@@ -43,6 +47,7 @@ impl SlubConfig {
             debug: "",
             random_order: false,
             callers: Callers(&()),
+            sanitizer: None,
             secret: 0x9e6c_63d0_876a_46a5,
             topology: None,
         }

@@ -95,6 +95,8 @@ const MAX_OBJECTS: usize = 32_767;
 pub struct Request {
     /// What the creator said.
     pub args: CacheArgs,
+    /// Bytes behind each object that nobody may touch.
+    pub redzone_bytes: usize,
     /// With more CPUs, slabs are larger.
     pub nr_cpus: usize,
     /// What free objects are sealed with.
@@ -156,6 +158,7 @@ impl Geometry {
         };
         let stride = object_size
             .max(word_at + WORD_BYTES)
+            .saturating_add(request.redzone_bytes)
             .next_multiple_of(align);
         let min_order = Order::for_size(stride).ok_or(SlubError::TooLarge)?;
         Ok(Self {

@@ -56,6 +56,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
                 return Ok(());
             }
         }
+        self.let_all_go();
         self.remove_arrays(cache.slot);
         self.empty_depots(cache.slot);
         self.drain_away();
@@ -88,7 +89,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
 
     /// A handle of a cache that can serve for this one, too. Linux: `__kmem_cache_alias`.
     fn merge(&self, shape: &Shape) -> Option<KmemCache> {
-        if !self.config.merges {
+        if !self.config.merges || self.config.sanitizer.is_some() {
             return None;
         }
         let slots = self.slots.iter().zip(0_u8..=u8::MAX).skip(NR_INTERNAL);

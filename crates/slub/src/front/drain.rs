@@ -25,12 +25,14 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         let slot = self.slots.get(usize::from(cache.slot));
         let slot = slot.ok_or(SlubError::NoSuchCache)?;
         slot.lock().cache_of(Some(cache.generation))?;
+        self.let_all_go();
         self.ask_others();
         Ok(self.shrink_slot(cache.slot))
     }
 
     /// Returns what all caches have to spare; how many pages that were.
     pub fn shrink_all(&self) -> usize {
+        self.let_all_go();
         self.ask_others();
         // Those of the allocator itself last: the others give back to them. What their slabs had besides goes the other way.
         let nr_passes = if K::HAS_INDEX { 2 } else { 1 };

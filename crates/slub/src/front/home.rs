@@ -84,6 +84,13 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
 
     /// Takes an object from its owner, past the arrays.
     pub(super) fn free_direct(&self, object: NonNull<u8>) {
+        if self.may_go(object) {
+            self.put_back(object);
+        }
+    }
+
+    /// Puts an object into its slab that nobody waits for any more.
+    pub(super) fn put_back(&self, object: NonNull<u8>) {
         if let Ok(slot) = self.give_one(object) {
             self.slots[usize::from(slot)].note_direct_free();
         }
@@ -120,7 +127,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         })
     }
 
-    fn homeward(&self, object: NonNull<u8>) -> Result<Homeward, SlubBugKind> {
+    pub(super) fn homeward(&self, object: NonNull<u8>) -> Result<Homeward, SlubBugKind> {
         let Place::Slab { slot, node, head } = self.locate(object)? else {
             return Err(SlubBugKind::NotAllocated);
         };
@@ -290,12 +297,16 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
                 self.report(SlubBugKind::ForeignFrame, Some(shape.name), address);
                 SlubError::ForeignFrame
             })
-            .inspect(|new| self.count(new.first(), new.order(), shape.flags, 1))
+            .inspect(|new| {
+                self.tell_slab(new.first(), new.order(), true);
+                self.count(new.first(), new.order(), shape.flags, 1);
+            })
     }
 
     /// Linux: `__free_slab`, mm/slub.c.
     pub(super) fn free_slab(&self, block: PageBlock, flags: CacheFlags) {
         self.drop_index(&block);
+        self.tell_slab(block.pfn(), block.order(), false);
         self.count(block.pfn(), block.order(), flags, -1);
         self.pages.free(block);
     }

@@ -60,6 +60,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             Some(slot) => self.alloc_in(slot, None, gfp, node),
             None => self.alloc_large(size_bytes, align, gfp, node),
         }
+        .inspect(|object| self.tell_requested(*object, size_bytes))
     }
 
     /// How many bytes an allocation has room for. Linux: `ksize`.
@@ -72,6 +73,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         match self.locate(ptr) {
             Ok(Place::Slab { slot, .. }) => {
                 let (geometry, _) = self.slots[usize::from(slot)].geometry(0);
+                self.tell_requested(ptr, geometry.object_size);
                 geometry.object_size
             }
             Ok(Place::Large { head }) => self.large_order(head).map_or(0, Order::size_bytes),
@@ -130,6 +132,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             return Err(SlubBugKind::Misaligned);
         }
         let order = self.large_order(head).ok_or(SlubBugKind::NotAllocated)?;
+        self.tell_slab(head, order, false);
         let page = self.map.page(head);
         // Of two that free it at once, one finds the flag gone.
         if !page.test_and_clear(PageFlags::SLAB) {

@@ -10,7 +10,7 @@ use core::marker::PhantomData;
 use core::sync::atomic::{self, AtomicUsize};
 
 use kmm_frame::{MAX_NODES, MemMap, NodeId, Page, Pfn};
-use kmm_host::{CpuId, Cpus, LOCAL_WORD_OBJECTS, PageSource, PhysMap};
+use kmm_host::{CpuId, Cpus, LOCAL_WORD_OBJECTS, PageSource, PhysMap, Sanitizer};
 use lock_api::RawMutex;
 
 use crate::cache::{CacheSlot, Shape};
@@ -34,6 +34,7 @@ mod large;
 mod lookup;
 mod report;
 mod request;
+mod sanitize;
 mod shrinker;
 mod slow;
 
@@ -169,10 +170,18 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         let mut flags = args.flags;
         flags.set(
             CacheFlags::CHECKED,
-            flags.contains(CacheFlags::CHECKED) || self.config.is_checked || !debug.is_empty(),
+            flags.contains(CacheFlags::CHECKED)
+                || self.config.is_checked
+                || self.config.sanitizer.is_some()
+                || !debug.is_empty(),
         );
+        let redzone = |sanitizer: &dyn Sanitizer| sanitizer.redzone_bytes(args.size_bytes);
         let request = Request {
             args,
+            redzone_bytes: self
+                .config
+                .sanitizer
+                .map_or(0, |sanitizer| redzone(sanitizer)),
             nr_cpus: self.cpus.nr_cpus(),
             secret: self.config.secret,
         };

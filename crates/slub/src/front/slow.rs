@@ -94,6 +94,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
                     if wants_array {
                         self.make_array(slot, gfp);
                     }
+                    self.tell_taken(slot, object);
                     return Ok(object);
                 }
                 Step::NeedsSlab(shape) => {

@@ -40,6 +40,7 @@ impl SlabKind for IndexArray {
         // Nothing lies behind a constructed object.
         let stride = bare
             .object_size
+            .saturating_add(request.redzone_bytes)
             .next_multiple_of(bare.align.max(WORD_BYTES));
         let beside = if stride < OFF_SLAB_FROM {
             ENTRY_BYTES

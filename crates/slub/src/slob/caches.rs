@@ -77,6 +77,7 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
     pub fn cache_create(&self, args: &CacheArgs) -> Result<KmemCache, SlubError> {
         let geometry = Geometry::new(&Request {
             args: *args,
+            redzone_bytes: 0,
             nr_cpus: 1,
             secret: 0,
         })?;
