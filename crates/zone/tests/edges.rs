@@ -212,3 +212,14 @@ fn ranges_of_devices_and_of_memory_that_may_come_cannot_be_had() {
     zones.remove_device(device).unwrap();
     zones.validate().unwrap();
 }
+
+#[test]
+fn who_comes_after_a_node_that_gave_more_than_its_share_gives_less() {
+    // The kernel has the 256 lowest frames anyway, of 400 and of a share of 200: 144 are left, 72 for each.
+    let of = |first: usize| {
+        let nodes = [vec![frames(0, first)], vec![frames(first, 5000)]];
+        movable(&nodes, Amount::Pages(400), Amount::NONE)[1]
+    };
+    assert_eq!(of(900), frames(1024, 5000));
+    assert_eq!(of(1000), frames(2048, 5000));
+}
