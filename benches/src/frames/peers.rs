@@ -122,6 +122,12 @@ impl BuddySlab {
         let bytes = unsafe { region.bytes() };
         // SAFETY: memory that is the allocator's alone.
         unsafe { allocator.init(bytes) }.expect("a region that is large enough");
+        // What its metadata leaves over is held for ever, so that it has as many frames as everybody.
+        for _ in NR_FRAMES..allocator.total_pages() {
+            allocator
+                .alloc_pages(1, PAGE)
+                .expect("a fresh allocator has pages");
+        }
         Self {
             nr_frames: allocator.total_pages().min(NR_FRAMES),
             allocator: Mutex::new(allocator),
