@@ -16,6 +16,7 @@ use kmm_frame::memblock::{Memblock, MemblockError};
 use kmm_frame::{Gfp, MemMap, PAGE_SIZE, PfnRange, PhysAddr, Topology, VirtAddr};
 use kmm_host::{AllocError, Host, PageBlock, PageReq, PageSource, PhysMap};
 use kmm_pagetable_walker::{Level, Levels, MapError, Mapper, PteFlags, Root, TableCounter};
+use kmm_slub::Callers;
 use kmm_zone::Amount;
 
 /// Why the manager could not be built.
@@ -103,6 +104,8 @@ pub struct Early<H: Host> {
     pub(crate) topology: Topology,
     /// How much the kernel gets, and how much is movable.
     pub(crate) cores: [Amount; 2],
+    /// Which object caches are debugged, and who knows where they are called from.
+    pub(crate) slub_debug: (&'static str, Callers),
 }
 
 impl<H: Host> fmt::Debug for Early<H> {
@@ -151,6 +154,7 @@ impl<H: Host> Early<H> {
             limit: reachable_end,
             topology: Topology::single(),
             cores: [Amount::NONE; 2],
+            slub_debug: ("", Callers(&())),
         };
         early.memory = early.keep_memory()?;
         Ok(early)
@@ -169,6 +173,14 @@ impl<H: Host> Early<H> {
     #[must_use]
     pub const fn with_movable(mut self, kernelcore: Amount, movablecore: Amount) -> Self {
         self.cores = [kernelcore, movablecore];
+        self
+    }
+
+    /// Says which object caches are debugged, as `slub_debug=` of Linux: see [`SlubConfig::debug`](kmm_slub::SlubConfig::debug).
+    /// Without, none is.
+    #[must_use]
+    pub const fn with_slub_debug(mut self, text: &'static str, callers: Callers) -> Self {
+        self.slub_debug = (text, callers);
         self
     }
 

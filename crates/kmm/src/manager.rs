@@ -143,6 +143,8 @@ impl<H: Host> Manager<H> {
         };
         let config = SlubConfig {
             topology: Some(topology),
+            debug: early.slub_debug.0,
+            callers: early.slub_debug.1,
             ..SlubConfig::new(hooks.on_slub_bug)
         };
         let slub = Slub::new(alloc, host.phys(), map, host.cpus(), storage, config)

@@ -6,14 +6,16 @@
 
 use core::fmt;
 use core::ops::Range;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use kmm::frame::memblock::{
     FirmwareKind, FirmwareRegion, FirstMegabyte, Memblock, MemblockError, Reserved,
 };
 use kmm::frame::{MemMap, PAGE_SIZE, PhysAddr, VirtAddr};
+use kmm::host::Backtrace;
 use kmm::pagetable_walker::layout::{Layout, RegionKind as LayoutKind};
 use kmm::pagetable_walker::{Level, Levels, PteFlags, TableCounter};
-use kmm::slub::KmemAlloc;
+use kmm::slub::{Callers, KmemAlloc};
 use kmm::vmalloc::PAT_MSR;
 use kmm::zone::Amount;
 use kmm::{AllocHooks, BuildError, Early, Hooks, ImagePart, KernelSpace, RateLimit};
@@ -22,7 +24,7 @@ use x86_64::registers::model_specific::Msr;
 
 use super::host::KernelHost;
 use super::{MACHINE, Machine, Manager, activate};
-use crate::arch::{exit, features, numa, timer};
+use crate::arch::{backtrace, exit, features, numa, timer};
 use crate::boot::{BootInfo, DIRECT_MAP, RegionKind, image};
 use crate::kasan::{self, ShadowMemory};
 use crate::smp;
@@ -41,6 +43,23 @@ static MEMBLOCK: Mutex<Memblock> = Mutex::new(Memblock::new());
 
 /// The kernel's heap behind `alloc::`, once it is up.
 static HEAP: KmemAlloc<kmm::Objects<KernelHost>> = KmemAlloc::new(kmm::slub::NoEarlyHeap);
+
+/// Mistakes with objects that were noticed so far.
+pub static NR_SLUB_BUGS: AtomicUsize = AtomicUsize::new(0);
+
+/// Where the kernel's code is called from.
+struct Stack;
+
+impl Backtrace for Stack {
+    fn capture(&self, addresses: &mut [usize]) -> usize {
+        let mut chain = [0_u64; 16];
+        let nr = backtrace::capture(&mut chain).min(addresses.len());
+        for (address, found) in addresses.iter_mut().zip(&chain[..nr]) {
+            *address = usize::try_from(*found).unwrap_or(0);
+        }
+        nr
+    }
+}
 
 /// Ends a boot that cannot go on.
 fn fatal(what: impl fmt::Display) -> ! {
@@ -83,7 +102,8 @@ fn take_over(boot: &'static BootInfo) -> Result<(), BuildError> {
         ["kernelcore", "movablecore"].map(|key| core(key).unwrap_or(Amount::NONE));
     let early = early
         .with_topology(topology)
-        .with_movable(kernelcore, movablecore);
+        .with_movable(kernelcore, movablecore)
+        .with_slub_debug(boot.value("slub_debug").unwrap_or(""), Callers(&Stack));
 
     set_memory_types();
     let space = kernel_space(&shadow);
@@ -105,7 +125,10 @@ fn take_over(boot: &'static BootInfo) -> Result<(), BuildError> {
     let memory = early.memory();
     let hooks = Hooks {
         on_bad_page: |bad| println!("mm: {bad}"),
-        on_slub_bug: |bug| println!("mm: {bug}"),
+        on_slub_bug: |bug| {
+            NR_SLUB_BUGS.fetch_add(1, Ordering::Relaxed);
+            println!("mm: {bug}");
+        },
         alloc: AllocHooks {
             on_failure: |failure| {
                 static LIMIT: RateLimit = RateLimit::new(RateLimit::INTERVAL_NS, 1);

@@ -6,6 +6,8 @@ use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
 
 use kmm::fault::{FaultCause, NoFile};
 use kmm::frame::{Gfp, Order, PAGE_SIZE, PageFlags, Pfn, VirtAddr};
@@ -60,6 +62,10 @@ pub const TESTS: &[Test] = &[
     Test {
         name: "mm::kmalloc_serves_every_size",
         run: kmalloc_serves_every_size,
+    },
+    Test {
+        name: "mm::a_broken_client_is_noticed",
+        run: a_broken_client_is_noticed,
     },
     Test {
         name: "mm::kmap_is_the_direct_map",
@@ -239,6 +245,33 @@ fn collections_live_on_slub() -> Outcome {
     ensure!(large.iter().all(|&byte| byte == 0x5a));
     drop((tree, large));
     manager().slub().validate().map_err(Failure::of)
+}
+
+/// Of a debugged cache (`slub_debug=FZPU`) a byte too many is reported when the object is freed; of any, what was never allocated.
+fn a_broken_client_is_noticed() -> Outcome {
+    let slub = manager().slub();
+    let nr_bugs = || boot::NR_SLUB_BUGS.load(Ordering::Relaxed);
+    let before = nr_bugs();
+    let object = slub.kmalloc(8192, Gfp::KERNEL).map_err(Failure::of)?;
+    let infos = slub.cache_infos();
+    let is_debugged = infos
+        .filter(|info| info.name == "kmalloc-8k")
+        .any(|info| info.objsize > info.object_size);
+    if is_debugged {
+        // SAFETY: not of the object, but of its red zone, which is there.
+        let behind = unsafe { object.add(8192) };
+        // SAFETY: as above.
+        unsafe { behind.write(0x41) };
+    }
+    // SAFETY: ours, and not used any more.
+    unsafe { slub.kfree(object) };
+    if !is_debugged {
+        let mut on_stack = 0_u8;
+        // SAFETY: a mistake on purpose, which is refused.
+        unsafe { slub.kfree(NonNull::from(&mut on_stack)) };
+    }
+    ensure!(nr_bugs() == before + 1, "{} reports", nr_bugs() - before);
+    slub.validate().map_err(Failure::of)
 }
 
 fn kmalloc_serves_every_size() -> Outcome {
