@@ -43,6 +43,7 @@ impl BackEnd for OfSlub {
     }
 
     fn drain<A: PageSource + 'static>(kmem: &Self::Kmem<A>) {
+        // SAFETY: the test is alone.
         unsafe { kmem.drain_all() };
     }
 }
@@ -63,6 +64,7 @@ impl BackEnd for OfSlab {
     }
 
     fn drain<A: PageSource + 'static>(kmem: &Self::Kmem<A>) {
+        // SAFETY: the test is alone.
         unsafe { kmem.drain_all() };
     }
 }
@@ -151,14 +153,17 @@ impl<B: BackEnd, A: PageSource + 'static> Rig<B, A> {
     }
 
     pub(crate) fn kfree(&self, ptr: NonNull<u8>) {
+        // SAFETY: tests free what they were given and do not use it, or what must be refused.
         unsafe { self.kmem.kfree(ptr) };
     }
 
     pub(crate) fn free(&self, cache: KmemCache, object: NonNull<u8>) {
+        // SAFETY: as above.
         unsafe { self.kmem.free(cache, object) };
     }
 
     pub(crate) fn destroy(&self, cache: KmemCache) -> Result<(), SlubError> {
+        // SAFETY: only the test uses the cache.
         unsafe { self.kmem.cache_destroy(cache) }
     }
 }

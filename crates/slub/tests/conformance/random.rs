@@ -111,6 +111,7 @@ fn step<B: BackEnd>(
                 free(rig, caches, old);
                 return Some(());
             }
+            // SAFETY: the oracle gave it up; nobody else has it.
             match unsafe { rig.kmem.krealloc(Some(old.ptr), size, Gfp::KERNEL) } {
                 Ok(new) => {
                     assert!(holds(new, old.size.min(size), old.id), "lost in the move");
@@ -131,6 +132,7 @@ fn step<B: BackEnd>(
             for object in objects.iter().flatten() {
                 fill(*object, shapes[nr].size_bytes, id);
             }
+            // SAFETY: they came from this cache, and nobody uses them.
             unsafe { rig.kmem.free_bulk(caches[nr], &mut objects) };
             // What was fetched may stay in stock, whether or not it was enough.
             assert!(got.is_ok() || got == Err(SlubError::OutOfMemory));
@@ -162,6 +164,7 @@ fn size(rng: &mut Rng) -> usize {
 fn free<B: BackEnd>(rig: &Rig<B>, caches: &[KmemCache], old: Live) {
     match (old.cache, old.layout) {
         (Some(nr), _) if old.id % 8 > 0 => rig.free(caches[nr], old.ptr),
+        // SAFETY: it was asked for with this layout, and the oracle gave it up.
         (None, Some(layout)) if old.id % 8 > 0 => unsafe {
             rig.kmem.kfree_sized(old.ptr, layout);
         },
