@@ -47,7 +47,10 @@ pub unsafe fn init_heap(usable: Range<u64>, phys_offset: u64) {
     let config = SlubConfig::new(|bug| panic!("{bug}")); // a double free, say
     // SAFETY: this kernel runs on one CPU, and has no threads.
     let cpu = unsafe { OneCpu::new() };
-    let storage = SlubStorage { caches: &CACHES, cpus: &CPUS };
+    let storage = SlubStorage {
+        caches: &CACHES,
+        cpus: &CPUS,
+    };
     let slub = Slub::new(frames, phys, map, cpu, storage, config).expect("enough slots");
     HEAP.set(SLUB.call_once(|| slub));
 }

@@ -53,7 +53,7 @@ unsafe fn kernel_main(usable: impl Iterator<Item = Range<u64>>, phys_offset: u64
         squares.len(),
         names.len()
     ));
-    for cache in allocator::HEAP.slub().expect("set").cache_infos() {
+    for cache in allocator::HEAP.kmem().expect("set").cache_infos() {
         if cache.num_objs > 0 {
             println(format_args!(
                 "cache {}: {} of {} objects in use",

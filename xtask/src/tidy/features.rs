@@ -138,7 +138,21 @@ fn find(tree: &Tree, proof: &str) -> Result<(), String> {
         return Err(format!("names {path}, which does not exist"));
     };
     let name = name.rsplit("::").next().unwrap_or(name);
-    test_in(text, name)
+    test_in(text, name).or_else(|why| {
+        if is_made_by_macro(text, name) {
+            Ok(())
+        } else {
+            Err(why)
+        }
+    })
+}
+
+/// Is `name` a line of a call of a macro of this file that makes `#[test] fn`s of such lines?
+fn is_made_by_macro(text: &str, name: &str) -> bool {
+    let makes_tests = |line: &str| line.contains("#[test] fn $");
+    text.lines()
+        .any(|line| makes_tests(line) && !line.trim_start().starts_with("//"))
+        && text.lines().any(|line| line.trim() == name)
 }
 
 /// Is `name: "NAME"` in a table of this file, outside of comments?
@@ -196,6 +210,13 @@ mod tests {
 
         fn helper() {}
 
+        macro_rules! suite {
+            ($($name:ident)*) => { $(#[test] fn $name() { super::$name(); })* };
+        }
+        suite! {
+            of_a_suite
+        }
+
         // fn commented_out() {}
         proptest! {
             #![proptest_config(config())]
@@ -235,7 +256,7 @@ mod tests {
     fn proofs_that_exist_are_accepted() {
         assert_eq!(
             complaints(&[
-                "| F1 | Map | works | kmm-frame | `t.rs::runs`; t.rs::property; selftest::mm::adds_up; scenario::small |"
+                "| F1 | Map | works | kmm-frame | `t.rs::runs`; t.rs::property; t.rs::of_a_suite; selftest::mm::adds_up; scenario::small |"
             ]),
             [""; 0]
         );
@@ -251,6 +272,7 @@ mod tests {
             "t.rs::ignored",
             "t.rs::helper",
             "t.rs::commented_out",
+            "t.rs::suite",
             "t.rs::run",
             "gone.rs::runs",
             "selftest::mm::gone",
