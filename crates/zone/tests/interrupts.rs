@@ -143,7 +143,7 @@ fn a_page_into_the_stock() {
 #[test]
 fn a_page_when_the_stock_is_empty() {
     let take = |world: &World| world.ours.set(world.zones.alloc(PAGE).ok());
-    World::new().try_all(101, |_| {}, take);
+    World::new().try_all(29, |_| {}, take);
 }
 
 #[test]
