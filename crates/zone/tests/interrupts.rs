@@ -152,5 +152,5 @@ fn the_stock_when_another_cpu_wants_it() {
         let zones = world.zones;
         zones.cpus().with_pin(|pin| zones.drain_pcp(pin));
     };
-    World::new().try_all(29, World::fill_stock, drain);
+    World::new().try_all(13, World::fill_stock, drain);
 }
