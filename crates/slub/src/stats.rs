@@ -89,13 +89,15 @@ pub struct SlabPages {
     pub unreclaimable: usize,
     /// In allocations larger than any slab object.
     pub large: usize,
+    /// With lists of nodes other than the first: one for each cache that has been used there.
+    pub lists: usize,
 }
 
 impl SlabPages {
     /// All of them.
     #[must_use]
     pub const fn total(&self) -> usize {
-        self.reclaimable + self.unreclaimable + self.large
+        self.reclaimable + self.unreclaimable + self.large + self.lists
     }
 }
 

@@ -61,6 +61,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         for slot in self.slots {
             if let Some(cache) = slot.lock().cache.as_ref() {
                 let nr: usize = cache.nodes.iter().map(|node| node.nr_pages()).sum();
+                pages.lists += usize::from(cache.nodes.page().is_some());
                 if cache.shape.flags.contains(CacheFlags::RECLAIM_ACCOUNT) {
                     pages.reclaimable += nr;
                 } else {

@@ -88,6 +88,7 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
             reclaimable: 0,
             unreclaimable: self.state.lock().nr_pages,
             large: self.large_pages(),
+            lists: 0,
         }
     }
 
