@@ -5,6 +5,7 @@ mod block;
 mod boot;
 mod context;
 mod cpu;
+mod drain;
 mod error;
 mod object;
 mod one_cpu;
@@ -18,12 +19,15 @@ mod sleep;
 mod source;
 mod tlb;
 
+use core::sync::atomic;
+
 use lock_api::RawMutex;
 
 pub use block::PageBlock;
 pub use boot::MemblockSource;
 pub use context::Context;
 pub use cpu::{CpuId, CpuPin, Cpus, InUse, LOCAL_WORD_OBJECTS, LOCAL_WORDS, PerCpu, Slot, UseMark};
+pub use drain::{DrainRequest, DrainTicket};
 pub use error::AllocError;
 pub use object::ObjectSource;
 pub use one_cpu::OneCpu;

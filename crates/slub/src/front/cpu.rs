@@ -9,11 +9,10 @@ use core::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use kmm_host::CpuPin;
+use kmm_host::{CpuPin, DrainRequest};
 use lock_api::{Mutex, RawMutex};
 
 use super::array::{CpuArray, NOBODY};
-use super::request::DrainRequest;
 
 /// Slots of caches, at most: their numbers are bytes.
 pub const MAX_CACHES: usize = 256;

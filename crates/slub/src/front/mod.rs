@@ -7,7 +7,7 @@
 
 use core::fmt;
 use core::marker::PhantomData;
-use core::sync::atomic::{self, AtomicUsize};
+use core::sync::atomic::AtomicUsize;
 
 use kmm_frame::{MAX_NODES, MemMap, NodeId, Page, Pfn};
 use kmm_host::{CpuId, Cpus, LOCAL_WORD_OBJECTS, PageSource, PhysMap, Sanitizer};
@@ -33,7 +33,6 @@ mod kmem;
 mod large;
 mod lookup;
 mod report;
-mod request;
 mod sanitize;
 mod shrinker;
 mod slow;

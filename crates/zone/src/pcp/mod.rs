@@ -36,11 +36,10 @@ use core::sync::atomic::{
 
 use kmm_buddy::{Pageblock, Pageblocks};
 use kmm_frame::{MemMap, MigrateType, Order, Page, Pfn, PfnRange};
-use kmm_host::InUse;
+use kmm_host::{DrainRequest, InUse};
 
 use core::sync::atomic;
 
-mod drain;
 mod first;
 mod held;
 mod hot;
@@ -48,7 +47,6 @@ mod limits;
 mod size;
 mod span;
 
-pub(crate) use drain::DrainRequest;
 pub(crate) use first::{NOBODY, Way};
 pub(crate) use held::PcpUse;
 pub(crate) use hot::{Kept, Put};

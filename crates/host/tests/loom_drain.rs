@@ -1,15 +1,20 @@
-//! One CPU asks another to empty its stock, in every order that loom finds (INV-3, INV-11).
+//! One CPU asks another to empty its stock, in every order that loom finds.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test --release -p kmm-zone --test loom_drain`.
+//! `RUSTFLAGS="--cfg loom" cargo test --release -p kmm-host --test loom_drain`.
 #![cfg(loom)]
 #![allow(missing_docs, reason = "a test")]
 
-use kmm_kcoll::sync::atomic;
+use loom::sync::atomic;
 use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 
-#[path = "../src/pcp/drain.rs"]
+#[path = "../src/drain.rs"]
+#[allow(
+    unreachable_pub,
+    missing_docs,
+    reason = "a module of the crate, here by itself"
+)]
 mod drain;
 
 use drain::DrainRequest;
