@@ -10,7 +10,6 @@ use kmm_pagetable_walker::{Leaf, Level, Levels, Mapper, Pte, PteFlags, Root};
 use kmm_sim::{Access, Mode, PageFault};
 
 /// Maps `nr_pages` fresh frames at `start` and lets both CPUs remember them.
-#[allow(clippy::undocumented_unsafe_blocks, reason = "tests")]
 fn fill(world: &World, root: &mut Root, start: u64, nr_pages: u64) {
     for nth in 0..nr_pages {
         let (pfn, _) = world

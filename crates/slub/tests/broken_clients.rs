@@ -2,7 +2,6 @@
 //! who had it; and what of it is noticed without debugging is written down here, too.
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
     unsafe_code,
     missing_docs,
@@ -89,6 +88,7 @@ fn put(rig: &Rig, ptr: NonNull<u8>) {
 }
 
 fn write(ptr: NonNull<u8>, from: isize, len: usize, value: u8) {
+    // SAFETY: within the page or its neighbours in the region: the mistake to be played.
     unsafe { ptr.offset(from).write_bytes(value, len) };
 }
 
@@ -134,6 +134,7 @@ const CLIENTS: &[Client] = &[
             let ptr = rig.slub.alloc(cache, Gfp::KERNEL).unwrap();
             write(ptr, 61, 1, 0x41);
             at(FREE_SITE);
+            // SAFETY: the object is of this cache, and not used again.
             unsafe { rig.slub.free(cache, ptr) };
             culprit(ptr, 61)
         },
@@ -194,6 +195,7 @@ const CLIENTS: &[Client] = &[
         name: "free of the middle",
         run: |rig| {
             let ptr = kmalloc(rig, 64);
+            // SAFETY: within the object.
             let middle = unsafe { ptr.add(24) };
             put(rig, middle);
             culprit(ptr, 24)
@@ -222,9 +224,11 @@ const CLIENTS: &[Client] = &[
             let (ours, theirs) = (make("ours"), make("theirs"));
             // Without debugging a CPU that has an array of the cache takes the caller's word for it.
             let other = rig.slub.alloc(theirs, Gfp::KERNEL).unwrap();
+            // SAFETY: the object is of this cache, and not used again.
             unsafe { rig.slub.free(theirs, other) };
             at(ALLOC_SITE);
             let ptr = rig.slub.alloc(ours, Gfp::KERNEL).unwrap();
+            // SAFETY: the wrong cache, which slub must refuse.
             unsafe { rig.slub.free(theirs, ptr) };
             culprit(ptr, 0)
         },
@@ -368,6 +372,7 @@ fn what_is_noticed_without_debugging() {
 fn reading_after_free_and_before_writing_shows_poison() {
     let rig = rig_with(debug("P"));
     let ptr = kmalloc(&rig, 64);
+    // SAFETY: 64 bytes of the region; a cache that is debugged has the object to itself.
     let bytes = || unsafe { ptr.cast::<[u8; 64]>().read() };
     assert_eq!(bytes(), [0x5a; 64], "fresh");
     put(&rig, ptr);
@@ -470,6 +475,7 @@ fn destroying_a_cache_in_use_lists_every_leak() {
         })
         .collect();
     for &object in objects.iter().step_by(3) {
+        // SAFETY: of this cache, and not used again.
         unsafe { rig.slub.free(cache, object) };
     }
     assert!(destroy(rig.slub, cache).is_err());
@@ -491,6 +497,7 @@ fn destroying_a_cache_in_use_lists_every_leak() {
     assert_eq!(leaked, wanted);
     for (_, object) in wanted {
         let object = objects.iter().find(|ptr| ptr.addr().get() == object);
+        // SAFETY: as above.
         unsafe { rig.slub.free(cache, *object.unwrap()) };
     }
     destroy(rig.slub, cache).unwrap();
@@ -525,6 +532,7 @@ fn only_the_named_caches_are_debugged() {
 #[test]
 fn constructed_objects_keep_their_state() {
     unsafe fn construct(object: NonNull<u8>) {
+        // SAFETY: slub hands the constructor an object of 100 bytes.
         unsafe { object.write_bytes(7, 100) };
     }
     let rig = rig_with(debug("FZPU"));
@@ -532,11 +540,14 @@ fn constructed_objects_keep_their_state() {
     let cache = rig.slub.cache_create(&args).unwrap();
     for _ in 0..3 {
         let ptr = rig.slub.alloc(cache, Gfp::KERNEL).unwrap();
+        // SAFETY: the object has 100 bytes, made by `construct`.
         assert_eq!(unsafe { ptr.cast::<[u8; 100]>().read() }, [7; 100]);
+        // SAFETY: of this cache, and not used again.
         unsafe { rig.slub.free(cache, ptr) };
     }
     let ptr = rig.slub.alloc(cache, Gfp::KERNEL).unwrap();
     write(ptr, 100, 1, 7);
+    // SAFETY: as above.
     unsafe { rig.slub.free(cache, ptr) };
     let kinds: Vec<_> = TOLD.take().iter().map(|told| told.kind).collect();
     assert_eq!(kinds, [Kind::RightRedzone]);

@@ -1,7 +1,6 @@
 //! Named caches: layout, constructors, empty slabs, the end of a cache.
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
     unsafe_code,
     missing_docs,
@@ -24,6 +23,7 @@ fn info(slub: &SimSlub, name: &str) -> CacheInfo {
 }
 
 fn free(slub: &SimSlub, cache: KmemCache, object: NonNull<u8>) {
+    // SAFETY: tests free what they allocated.
     unsafe { slub.free(cache, object) };
 }
 

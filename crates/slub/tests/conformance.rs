@@ -3,7 +3,6 @@
 //! What a back end may do in its own way is said by [`BackEnd`]; everything else is the same for all.
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
     unsafe_code,
     missing_docs,
@@ -98,6 +97,7 @@ fn every_size_and_alignment_lies_apart<B: BackEnd>() {
                 if oracle.live.len() > 700 {
                     let (_, live) = oracle.live.pop_first().unwrap();
                     assert!(holds(live.ptr, live.size, live.id));
+                    // SAFETY: it was asked for with this layout, and the oracle gave it up.
                     unsafe { rig.kmem.kfree_sized(live.ptr, live.layout.unwrap()) };
                 }
             }
@@ -136,6 +136,7 @@ fn contents_survive_what_others_do<B: BackEnd>() {
                 })
                 .collect();
             for &ptr in &others {
+                // SAFETY: the object has so many bytes.
                 unsafe { ptr.write_bytes(0xee, rig.kmem.ksize(ptr)) };
             }
             others.into_iter().for_each(|ptr| rig.kfree(ptr));
@@ -151,22 +152,27 @@ fn contents_survive_what_others_do<B: BackEnd>() {
 
 fn krealloc_keeps_the_contents<B: BackEnd>() {
     for rig in rigs::<B>() {
+        // SAFETY: nothing is given up.
         let mut ptr = unsafe { rig.kmem.krealloc(None, 1, Gfp::KERNEL) }.unwrap();
         let mut size = 1;
         for new_size in [8, 9, 100, 90, 5000, 4097, 300_000, 20, 1 << 20] {
             fill(ptr, size, 3);
             let room = rig.kmem.ksize(ptr);
+            // SAFETY: the object is live, and only its new place is used.
             let moved = unsafe { rig.kmem.krealloc(Some(ptr), new_size, Gfp::KERNEL) }.unwrap();
             assert_eq!(moved == ptr, new_size <= room, "{size} to {new_size}");
             assert!(holds(moved, size.min(new_size), 3));
             (ptr, size) = (moved, new_size);
         }
+        // SAFETY: as above.
         let none = unsafe { rig.kmem.krealloc(Some(ptr), 0, Gfp::KERNEL) };
         assert_eq!(none, Ok(ZERO_SIZE_PTR));
+        // SAFETY: the name of an object without bytes.
         let again = unsafe { rig.kmem.krealloc(Some(ZERO_SIZE_PTR), 5, Gfp::KERNEL) }.unwrap();
         // What cannot grow stays.
         fill(again, 5, 4);
         rig.source.set_per_mille(1000);
+        // SAFETY: the object is live; it stays where it is, as the move fails.
         let grown = unsafe { rig.kmem.krealloc(Some(again), 100_000, Gfp::KERNEL) };
         rig.source.set_per_mille(0);
         assert_eq!(grown, Err(SlubError::OutOfMemory));
@@ -347,6 +353,7 @@ fn bulk_is_all_or_nothing<B: BackEnd>() {
                 assert!(holds(object.unwrap(), 200, id));
             }
             assert_eq!(rig.info("bulk").active_objs, 333);
+            // SAFETY: they came from this cache, and nobody uses them.
             unsafe { rig.kmem.free_bulk(cache, &mut objects) };
             assert!(objects.iter().all(Option::is_none));
         }
@@ -362,6 +369,7 @@ fn bulk_is_all_or_nothing<B: BackEnd>() {
                 assert!(objects.iter().all(Option::is_none));
                 assert_eq!(rig.info("bulk").active_objs, 0);
             }
+            // SAFETY: as above.
             unsafe { rig.kmem.free_bulk(cache, &mut objects) };
             B::drain(&rig.kmem);
         }
@@ -604,6 +612,7 @@ fn wrong_pointers_are_refused<B: BackEnd>() {
     let block = rig.source.alloc(PageReq::page(Gfp::KERNEL)).unwrap();
     let page = rig.machine.phys().direct(block.pfn()).unwrap();
     refused(page, SlubBugKind::NotAllocated);
+    // SAFETY: a pointer that must be refused.
     let moved = unsafe { rig.kmem.krealloc(Some(page), 100, Gfp::KERNEL) };
     assert_eq!(moved, Err(SlubError::InvalidLayout));
     assert_eq!(bugs(), [SlubBugKind::NotAllocated]);
@@ -615,6 +624,7 @@ fn wrong_pointers_are_refused<B: BackEnd>() {
         let ptr = rig.kmem.kmalloc(size, Gfp::KERNEL).unwrap();
         fill(ptr, size, 9);
         for offset in [1, 4, size / 2, size - 1] {
+            // SAFETY: within the object.
             let middle = unsafe { ptr.add(offset) };
             let kind = if offset >= PAGE_SIZE && size > 8192 {
                 SlubBugKind::NotAllocated

@@ -1,7 +1,6 @@
 //! What makes a heap hard to attack: the order of objects, and the words of the free list; and what is watched in the other kind of
 //! slab.
 #![allow(
-    clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
     unsafe_code,
     missing_docs,
@@ -30,6 +29,7 @@ fn order(slub: &impl Kmem) -> Vec<usize> {
     let first = starts.clone().min().unwrap();
     let order = starts.map(|start| (start - first) / 64).collect();
     for ptr in ptrs {
+        // SAFETY: live objects of this test.
         unsafe { slub.kfree(ptr) };
     }
     slub.validate().unwrap();
@@ -88,6 +88,7 @@ fn first_word(rig: &Rig) -> u64 {
     let [first, second, _stays] = [(); 3].map(|()| rig.slub.kmalloc(64, Gfp::KERNEL).unwrap());
     kfree(rig.slub, second);
     kfree(rig.slub, first);
+    // SAFETY: memory of the region: a free object is looked at to see what the free list leaves there.
     unsafe { first.cast::<u64>().read() }
 }
 
@@ -121,6 +122,7 @@ fn slab_is_debugged_as_slub_is() {
             assert_eq!(slab.check_objects(), 0, "{debug}");
             for (ptr, size, nr) in live {
                 assert!(holds(ptr, size, (nr + round) as u64), "{debug}");
+                // SAFETY: live objects of this test.
                 unsafe { slab.kfree(ptr) };
             }
             slab.validate().unwrap();
@@ -130,17 +132,21 @@ fn slab_is_debugged_as_slub_is() {
         for size in [64, 1024] {
             let ptr = slab.kmalloc(size, Gfp::KERNEL).unwrap();
             if debug.contains('Z') {
+                // SAFETY: the byte behind the object: the mistake to be played.
                 unsafe { ptr.add(size).write(0x41) };
             }
+            // SAFETY: a live object of this test.
             unsafe { slab.kfree(ptr) };
             let wanted = debug.contains('Z').then_some(SlubBugKind::RightRedzone);
             assert!(bugs().into_iter().eq(wanted), "{debug}");
             if debug.contains('P') {
+                // SAFETY: a free object: the mistake to be played.
                 unsafe { ptr.add(3).write(0x41) };
                 assert_eq!(slab.check_objects(), 1);
                 assert_eq!(bugs(), [SlubBugKind::UseAfterFree]);
             }
         }
+        // SAFETY: the test is alone.
         unsafe { slab.drain_all() };
         slab.validate().unwrap();
         assert_eq!(slab.nr_pages().total(), 0, "{debug}");

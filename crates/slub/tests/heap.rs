@@ -2,7 +2,6 @@
 //! Before `init` the early heap serves, which is the host's.
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
     unsafe_code,
     missing_docs,
@@ -42,6 +41,7 @@ unsafe impl PageSource for Frames {
             .find(|&start| !used[start..start + nr].contains(&true))
             .ok_or(AllocError::OutOfMemory)?;
         used[start..start + nr].fill(true);
+        // SAFETY: the counter gives each frame out once.
         let mut block = unsafe { PageBlock::from_raw(Pfn::new(start), req.order) };
         if req.gfp.contains(Gfp::ZERO) {
             map().clear(&mut block);
@@ -79,6 +79,7 @@ unsafe impl Cpus for Threads {
             NUMBER.set(NEXT.fetch_add(1, Ordering::Relaxed));
         }
         assert!(NUMBER.get() < NR_THREADS, "more threads than CPUs");
+        // SAFETY: one thread has one number, and keeps it.
         f(unsafe { CpuPin::new(CpuId::new(NUMBER.get() as u32)) })
     }
 }
@@ -92,11 +93,13 @@ struct Early {
 // SAFETY: the host's heap, which owns all memory but the region.
 unsafe impl EarlyHeap for Early {
     fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         self.nr_freed.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
         unsafe { System.dealloc(ptr, layout) };
     }
 
@@ -118,18 +121,22 @@ static SLUB: spin::Once<Kernel> = spin::Once::new();
 
 fn map() -> DirectMap {
     let region = HEAP.early().region.load(Ordering::Relaxed) as u64;
+    // SAFETY: `init` keeps the region for ever, and its addresses start at frame 0.
     unsafe { DirectMap::new(VirtAddr::new(region), Pfn::new(NR_FRAMES)) }
 }
 
 fn init() -> &'static Kernel {
     let layout = Layout::from_size_align(REGION_BYTES, 4 << 20).unwrap();
+    // SAFETY: the size is not zero.
     let region = unsafe { System.alloc(layout) };
     assert!(!region.is_null());
     HEAP.early()
         .region
         .store(region.expose_provenance(), Ordering::Relaxed);
     let range = PfnRange::with_len(Pfn::ZERO, NR_FRAMES);
+    // SAFETY: as above.
     let storage = unsafe { System.alloc(MemMap::layout(range).unwrap()) };
+    // SAFETY: fresh memory of that layout, kept for ever.
     let pages = unsafe { MemMap::new_in(range, NonNull::new(storage).unwrap()) };
     let config = SlubConfig::new(|bug| panic!("{bug}"));
     let storage = SlubStorage {
@@ -199,20 +206,26 @@ fn layouts_are_honoured() {
     for bit in 0..=20 {
         for size in [1, 24, 100, 5000, 70_000] {
             let layout = Layout::from_size_align(size, 1 << bit).unwrap();
+            // SAFETY: the size is not zero.
             let ptr = unsafe { HEAP.alloc(layout) };
             assert!(
                 !ptr.is_null() && ptr.addr() % layout.align() == 0,
                 "{layout:?}"
             );
+            // SAFETY: the block has that many bytes.
             unsafe { ptr.write_bytes(0x5a, size) };
+            // SAFETY: it came from this heap with this layout.
             let grown = unsafe { HEAP.realloc(ptr, layout, size * 3) };
             assert!(!grown.is_null() && grown.addr() % layout.align() == 0);
+            // SAFETY: the old bytes were written, and moved.
             assert!((0..size).all(|at| unsafe { grown.add(at).read() } == 0x5a));
             let layout = Layout::from_size_align(size * 3, 1 << bit).unwrap();
+            // SAFETY: it came from this heap with this layout.
             unsafe { HEAP.dealloc(grown, layout) };
         }
     }
     let impossible = Layout::from_size_align(64 << 20, 8).unwrap();
+    // SAFETY: the size is not zero.
     assert!(unsafe { HEAP.alloc(impossible) }.is_null());
 }
 

@@ -1,7 +1,6 @@
 //! Interrupts that allocate and free: they come whenever a lock is about to be taken, in the middle of slow steps.
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
     unsafe_code,
     missing_docs,
@@ -22,6 +21,7 @@ use lock_api::{GuardNoSend, RawMutex};
 /// Before it is taken, an interrupt may come.
 struct IrqLock(SimLock);
 
+// SAFETY: as the lock within.
 unsafe impl RawMutex for IrqLock {
     const INIT: Self = Self(SimLock::INIT);
     type GuardMarker = GuardNoSend;
@@ -36,6 +36,7 @@ unsafe impl RawMutex for IrqLock {
     }
 
     unsafe fn unlock(&self) {
+        // SAFETY: the caller's promise.
         unsafe { self.0.unlock() };
     }
 }
@@ -92,6 +93,7 @@ impl Irqs {
         let at = self.rng.index(self.live.len());
         let (ptr, size, id) = self.live.swap_remove(at);
         assert!(holds(ptr, size, id), "the interrupt's object has changed");
+        // SAFETY: live, and out of the list.
         unsafe { self.slub.kfree(ptr) };
     }
 }
@@ -128,6 +130,7 @@ fn interrupts_in_the_middle_get_objects_of_their_own() {
             } else {
                 let (ptr, size, id) = live.swap_remove(rng.index(live.len()));
                 assert!(holds(ptr, size, id), "an object has changed");
+                // SAFETY: live, and out of the list.
                 unsafe { slub.kfree(ptr) };
             }
             if rng.one_in(5000) {
@@ -144,8 +147,10 @@ fn interrupts_in_the_middle_get_objects_of_their_own() {
         while !irqs.live.is_empty() {
             irqs.free();
         }
+        // SAFETY: live objects of this test.
         live.into_iter()
             .for_each(|(ptr, ..)| unsafe { slub.kfree(ptr) });
+        // SAFETY: the test is alone.
         unsafe { slub.drain_all() };
         slub.validate().unwrap();
         source.assert_nothing_outstanding();

@@ -1,7 +1,6 @@
 //! Callers that do it wrong: noticed, reported, and without effect.
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
     unsafe_code,
     missing_docs,
@@ -48,6 +47,7 @@ fn a_page_that_is_no_slab_is_refused() {
     let block = rig.source.alloc(PageReq::page(Gfp::KERNEL)).unwrap();
     let ptr = rig.machine.phys().direct(block.pfn()).unwrap();
     refused(&rig, ptr, SlubBugKind::NotAllocated);
+    // SAFETY: a pointer that slub must refuse, and does.
     let moved = unsafe { rig.slub.krealloc(Some(ptr), 100, Gfp::KERNEL) };
     assert_eq!(moved, Err(SlubError::InvalidLayout));
     assert_eq!(bugs(), [SlubBugKind::NotAllocated]);
@@ -61,6 +61,7 @@ fn the_middle_of_an_object_is_refused() {
     for size in [8, 96, 1024, 8192] {
         let ptr = rig.slub.kmalloc(size, Gfp::KERNEL).unwrap();
         for offset in [1, 4, size / 2, size - 1] {
+            // SAFETY: within the object.
             refused(&rig, unsafe { ptr.add(offset) }, SlubBugKind::Misaligned);
         }
         kfree(rig.slub, ptr);
@@ -75,6 +76,7 @@ fn the_waste_at_the_end_of_a_slab_is_refused() {
         .map(|_| rig.slub.kmalloc(96, Gfp::KERNEL).unwrap())
         .collect();
     let last = *objects.iter().max().unwrap();
+    // SAFETY: within the slab.
     refused(&rig, unsafe { last.add(96) }, SlubBugKind::Misaligned);
     objects.into_iter().for_each(|ptr| kfree(rig.slub, ptr));
     rig.assert_clean();
@@ -84,9 +86,11 @@ fn the_waste_at_the_end_of_a_slab_is_refused() {
 fn the_middle_of_a_large_allocation_is_refused() {
     let rig = rig();
     let ptr = rig.slub.kmalloc(5 * PAGE_SIZE, Gfp::KERNEL).unwrap();
+    // SAFETY: within the slab.
     refused(&rig, unsafe { ptr.add(64) }, SlubBugKind::Misaligned);
     refused(
         &rig,
+        // SAFETY: within the region, of which the machine lets no byte go.
         unsafe { ptr.add(PAGE_SIZE) },
         SlubBugKind::NotAllocated,
     );
@@ -122,8 +126,10 @@ fn an_object_with_the_bytes_of_a_free_one_can_be_freed() {
     let other = rig.slub.kmalloc(64, Gfp::KERNEL).unwrap();
     let ptr = rig.slub.kmalloc(64, Gfp::KERNEL).unwrap();
     kfree(rig.slub, ptr);
+    // SAFETY: 64 bytes that no CPU but this one uses; that they are free is the mistake to be played.
     let as_free = unsafe { ptr.cast::<[u8; 64]>().read() };
     assert_eq!(rig.slub.kmalloc(64, Gfp::KERNEL), Ok(ptr));
+    // SAFETY: as above.
     unsafe { ptr.cast::<[u8; 64]>().write(as_free) };
     kfree(rig.slub, ptr);
     kfree(rig.slub, other);
@@ -149,9 +155,11 @@ fn the_wrong_cache_refuses() {
     let make = |name| rig.slub.cache_create(&CacheArgs::new(name, 100)).unwrap();
     let (ours, theirs) = (make("ours"), make("theirs"));
     let object = rig.slub.alloc(ours, Gfp::KERNEL).unwrap();
+    // SAFETY: the wrong cache, which slub must refuse.
     unsafe { rig.slub.free(theirs, object) };
     assert_eq!(bugs(), [SlubBugKind::WrongCache]);
     let large = rig.slub.kmalloc(20_000, Gfp::KERNEL).unwrap();
+    // SAFETY: as above.
     unsafe { rig.slub.free(theirs, large) };
     assert_eq!(bugs(), [SlubBugKind::WrongCache]);
     assert_eq!(rig.active("ours"), 1);
@@ -160,8 +168,10 @@ fn the_wrong_cache_refuses() {
     kfree(rig.slub, object);
     destroy(rig.slub, theirs).unwrap();
     let object = rig.slub.alloc(ours, Gfp::KERNEL).unwrap();
+    // SAFETY: as above: one that is gone.
     unsafe { rig.slub.free(theirs, object) };
     assert_eq!(bugs(), [SlubBugKind::WrongCache], "of a cache that is gone");
+    // SAFETY: the right one; nobody uses the object.
     unsafe { rig.slub.free(ours, object) };
     rig.assert_clean();
 }
@@ -186,6 +196,7 @@ fn write_after_free(word: u64) {
     let freed: Vec<_> = live.drain(54..).collect();
     freed.iter().for_each(|&ptr| kfree(rig.slub, ptr));
     // Use after free: of the object third in line.
+    // SAFETY: memory of the region: that it is free is the mistake to be played.
     unsafe { freed[7].cast::<u64>().write(word) };
     assert!(rig.slub.validate().is_err(), "an audit sees it");
     let more: Vec<_> = (0..20)
@@ -215,6 +226,7 @@ fn a_double_free_of_a_written_object_is_refused() {
     let rig = rig();
     let ptr = rig.slub.kmalloc(64, Gfp::KERNEL).unwrap();
     kfree(rig.slub, ptr);
+    // SAFETY: as above: the object is free.
     unsafe { ptr.cast::<u64>().write(0) };
     kfree(rig.slub, ptr);
     assert_eq!(bugs(), [SlubBugKind::DoubleFree]);
@@ -230,6 +242,7 @@ fn a_double_free_into_a_spoilt_list_is_refused() {
     for &ptr in &live[..5] {
         kfree(rig.slub, ptr);
     }
+    // SAFETY: of a live object of this test.
     unsafe { live[2].cast::<u64>().write(7) };
     kfree(rig.slub, live[0]);
     assert_eq!(bugs(), [SlubBugKind::DoubleFree]);
@@ -246,6 +259,7 @@ fn destroying_a_cache_in_use_reports_the_leak() {
     assert_eq!(destroy(rig.slub, cache), Err(SlubError::Busy(3)));
     assert_eq!(bugs(), [SlubBugKind::Leaked(3)]);
     for object in objects {
+        // SAFETY: of this cache, and nobody uses it.
         unsafe { rig.slub.free(cache, object) };
     }
     assert_eq!(destroy(rig.slub, cache), Ok(()));

@@ -1,7 +1,6 @@
 //! Random requests against a list of what is live.
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
     unsafe_code,
     missing_docs,
@@ -110,6 +109,7 @@ fn step(rig: &Rig, oracle: &mut Oracle, rng: &mut Rng, id: u64) -> Option<()> {
         }
         6 => {
             let old = oracle.take(rng)?;
+            // SAFETY: the oracle gave it up; nobody else has it.
             match unsafe { rig.slub.krealloc(Some(old.ptr), size, Gfp::KERNEL) } {
                 Ok(new) => {
                     assert!(holds(new, old.size.min(size), old.id), "lost in the move");
@@ -262,15 +262,20 @@ fn each_page_request_may_fail() {
 #[test]
 fn krealloc_of_nothing_allocates_and_to_nothing_frees() {
     let rig = rig();
+    // SAFETY: nothing is given up.
     let ptr = unsafe { rig.slub.krealloc(None, 100, Gfp::KERNEL) }.unwrap();
     fill(ptr, 100, 1);
+    // SAFETY: the object is live, and only its new place is used.
     let grown = unsafe { rig.slub.krealloc(Some(ptr), 5000, Gfp::KERNEL) }.unwrap();
     assert_ne!(grown, ptr);
     assert!(holds(grown, 100, 1));
+    // SAFETY: as above.
     let same = unsafe { rig.slub.krealloc(Some(grown), 10, Gfp::KERNEL) }.unwrap();
     assert_eq!(same, grown, "it fits where it is");
+    // SAFETY: as above.
     let none = unsafe { rig.slub.krealloc(Some(same), 0, Gfp::KERNEL) }.unwrap();
     assert_eq!(none, ZERO_SIZE_PTR);
+    // SAFETY: the name of an object without bytes.
     let again = unsafe { rig.slub.krealloc(Some(none), 1, Gfp::KERNEL) }.unwrap();
     kfree(rig.slub, again);
     assert_eq!(bugs(), []);

@@ -1,7 +1,6 @@
 //! Several nodes: whose memory is where, and how it gets back.
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
     unsafe_code,
     missing_docs,
@@ -100,11 +99,13 @@ impl Rig {
     }
 
     fn kfree(&self, ptr: NonNull<u8>) {
+        // SAFETY: tests free what they allocated.
         unsafe { self.slub.kfree(ptr) };
     }
 
     fn assert_clean(&self) {
         self.slub.validate().unwrap();
+        // SAFETY: the test is alone.
         unsafe { self.slub.drain_all() };
         self.slub.validate().unwrap();
         let pages = self.slub.nr_pages();
@@ -148,6 +149,7 @@ fn memory_of_a_node_is_had_by_asking() {
             }
         }
     }
+    // SAFETY: only the test uses the cache.
     unsafe { rig.slub.cache_destroy(cache) }.unwrap();
     rig.assert_clean();
 }
@@ -167,6 +169,7 @@ fn what_is_freed_elsewhere_goes_home() {
             for &object in &live {
                 assert_eq!(rig.node_of(object), 0);
                 if round % 2 == 0 {
+                    // SAFETY: of this cache, and nobody uses it.
                     unsafe { rig.slub.free(cache, object) };
                 } else {
                     rig.kfree(object);
@@ -184,6 +187,7 @@ fn what_is_freed_elsewhere_goes_home() {
         assert_eq!(info.unwrap().active_objs, 0);
     }
     rig.on(1, || rig.slub.drain_local());
+    // SAFETY: only the test uses the cache.
     rig.on(0, || unsafe { rig.slub.cache_destroy(cache) })
         .unwrap();
     rig.assert_clean();

@@ -1,7 +1,6 @@
 //! What slub asks of its source of pages, and how.
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
     unsafe_code,
     missing_docs,
@@ -183,6 +182,7 @@ struct Foreign(&'static Machine);
 unsafe impl PageSource for Foreign {
     fn alloc(&self, req: PageReq) -> Result<PageBlock, AllocError> {
         let pfn = (self.0.spanned().end() - req.order.nr_pages()).align_down(req.order);
+        // SAFETY: the frames lie outside of the map, so nobody owns them.
         Ok(unsafe { PageBlock::from_raw(pfn, req.order) })
     }
 

@@ -1,7 +1,6 @@
 //! SLAB: what is free is not written to, slabs differ in colour, large objects have their array elsewhere.
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::undocumented_unsafe_blocks,
     unsafe_code,
     missing_docs,
     reason = "a test"
@@ -44,6 +43,7 @@ fn alloc(slab: &SimSlab, cache: KmemCache, nr: usize) -> Vec<NonNull<u8>> {
 }
 
 fn free(slab: &SimSlab, cache: KmemCache, object: NonNull<u8>) {
+    // SAFETY: tests free what they allocated.
     unsafe { slab.free(cache, object) };
 }
 
@@ -121,6 +121,7 @@ fn offsets(slab: &SimSlab, size: usize, align: usize, nr_slabs: usize) -> Vec<us
     objects
         .into_iter()
         .for_each(|object| free(slab, cache, object));
+    // SAFETY: only the test uses the cache.
     unsafe { slab.cache_destroy(cache) }.unwrap();
     offsets
 }

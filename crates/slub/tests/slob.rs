@@ -1,7 +1,6 @@
 //! SLOB: first fit, neighbours that merge, pages that go back; small, and the worse for it.
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::undocumented_unsafe_blocks,
     unsafe_code,
     missing_docs,
     reason = "a test"
@@ -48,6 +47,7 @@ impl Rig {
     }
 
     fn kfree(&self, ptr: NonNull<u8>) {
+        // SAFETY: tests free what they allocated, or what slob must refuse.
         unsafe { self.slob.kfree(ptr) };
     }
 
@@ -205,9 +205,11 @@ fn every_mistake_within_a_page_is_known_for_what_it_is() {
     };
     // The word before an object is its owner's name, those behind are its own.
     for at in [-8, -4, 1, 8, 32] {
+        // SAFETY: within the page.
         refused(unsafe { object.offset(at) }, SlubBugKind::Misaligned);
     }
     for at in [1, 8, 16, 32] {
+        // SAFETY: within the page.
         refused(unsafe { block.offset(at) }, SlubBugKind::Misaligned);
     }
     // The marks, and what is free.
@@ -216,9 +218,11 @@ fn every_mistake_within_a_page_is_known_for_what_it_is() {
         .and_then(|pfn| kmm_host::PhysMap::direct(start, pfn))
         .unwrap();
     refused(start, SlubBugKind::Misaligned);
+    // SAFETY: within the page.
     refused(unsafe { start.add(PAGE_SIZE - 8) }, SlubBugKind::DoubleFree);
     rig.kfree(block);
     refused(block, SlubBugKind::DoubleFree);
+    // SAFETY: of this cache, and nobody uses it.
     unsafe { rig.slob.free(cache, object) };
     assert_eq!(rig.nr_pages(), 0);
     rig.slob.cache_destroy(cache).unwrap();
@@ -258,6 +262,7 @@ fn trace(kmem: &impl Kmem, rng: &mut Rng) -> [usize; 2] {
     let mut live: Vec<_> = (0..4000).map(|_| make(rng)).collect();
     for _ in 0..20_000 {
         let nr = rng.index(live.len());
+        // SAFETY: live objects of this test.
         unsafe { kmem.kfree(live[nr]) };
         live[nr] = make(rng);
     }
@@ -266,6 +271,7 @@ fn trace(kmem: &impl Kmem, rng: &mut Rng) -> [usize; 2] {
     // The largest tenth stays. SLUB has those in slabs of their own.
     live.sort_unstable_by_key(|ptr| kmem.ksize(*ptr));
     for ptr in live.drain(..3600) {
+        // SAFETY: as above.
         unsafe { kmem.kfree(ptr) };
     }
     kmem.shrink_all();

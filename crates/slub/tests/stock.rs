@@ -1,7 +1,6 @@
 //! What CPUs and depots keep: when it comes, when it goes, and that it is nobody's meanwhile.
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
     unsafe_code,
     missing_docs,
@@ -37,6 +36,7 @@ fn take(rig: &Rig, cache: KmemCache) -> NonNull<u8> {
 }
 
 fn free(rig: &Rig, cache: KmemCache, object: NonNull<u8>) {
+    // SAFETY: tests free what they allocated, or what slub must refuse.
     unsafe { rig.slub.free(cache, object) };
 }
 
@@ -172,6 +172,7 @@ fn a_dead_cpu_leaves_nothing() {
         }
     });
     assert_eq!(rig.active("kmem_cache_cpu"), 4);
+    // SAFETY: nobody plays the CPU any more.
     unsafe { rig.slub.cpu_dead(CpuId::new(1)) };
     assert_eq!(rig.active("kmem_cache_cpu"), 0);
     rig.slub.shrink_all();
@@ -258,6 +259,7 @@ fn bulk_is_all_or_nothing() {
         assert!(holds(*object, 1000, id as u64));
     }
     assert_eq!(info(&rig, "bulk").active_objs, 500);
+    // SAFETY: they came from this cache, and nobody uses them.
     unsafe { rig.slub.free_bulk(cache, &mut out) };
     assert!(out.iter().all(Option::is_none));
     assert_eq!(info(&rig, "bulk").active_objs, 0);
@@ -271,6 +273,7 @@ fn bulk_is_all_or_nothing() {
         let nr = out.iter().flatten().count();
         assert_eq!(nr, if got.is_ok() { 500 } else { 0 });
         nr_refused += usize::from(got.is_err());
+        // SAFETY: as above.
         unsafe { rig.slub.free_bulk(cache, &mut out) };
         rig.slub.shrink(cache).unwrap();
         assert_eq!(info(&rig, "bulk").active_objs, 0);
@@ -290,6 +293,7 @@ fn bulk_frees_pass_over_what_is_not_there() {
     for nr in (0..100).step_by(3) {
         free(&rig, cache, out[nr].take().unwrap());
     }
+    // SAFETY: as above.
     unsafe { rig.slub.free_bulk(cache, &mut out) };
     assert_eq!(info(&rig, "holes").active_objs, 0);
     rig.slub.alloc_bulk(cache, Gfp::KERNEL, &mut []).unwrap();
@@ -352,6 +356,7 @@ fn mistakes_show_when_objects_go_home() {
     // In stock, nobody looks.
     kfree(rig.slub, ptr);
     kfree(rig.slub, ptr);
+    // SAFETY: within the object.
     kfree(rig.slub, unsafe { other.add(8) });
     assert_eq!(bugs(), []);
     rig.slub.shrink_all();
@@ -397,8 +402,11 @@ fn whichever_request_for_pages_fails_nothing_is_lost() {
             assert_eq!(active + nr_large, live.len());
         }
         slub.validate().unwrap();
+        // SAFETY: live objects of this test.
         live.into_iter().for_each(|ptr| unsafe { slub.kfree(ptr) });
+        // SAFETY: the threads are joined: the test is alone.
         unsafe { slub.cache_destroy(cache) }.unwrap();
+        // SAFETY: as above.
         unsafe { slub.drain_all() };
         slub.validate().unwrap();
         source.inner().assert_nothing_outstanding();

@@ -1,7 +1,6 @@
 //! Two CPUs at once.
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
     unsafe_code,
     missing_docs,

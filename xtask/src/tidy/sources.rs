@@ -30,12 +30,7 @@ pub(crate) fn size(path: &str, text: &str) -> Option<Size> {
 }
 
 /// `unsafe` blocks and impls without a `SAFETY` comment above them.
-///
-/// Files of tests may say once, with a reason, that they do without: `#![allow(clippy::undocumented_unsafe_blocks, reason = ..)]`.
 pub(crate) fn unsafe_without_proof(path: &str, text: &str) -> Vec<Complaint> {
-    if path.contains("tests/") && waives_proofs(text) {
-        return Vec::new();
-    }
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let mut complaints = Vec::new();
     for (at, line) in lines.iter().enumerate() {
@@ -69,18 +64,6 @@ pub(crate) fn leftovers(path: &str, text: &str) -> Vec<Complaint> {
             Complaint::new(format!("{path}:{line}"), format!("`{mark}` is left over"))
         })
         .collect()
-}
-
-/// Does an inner attribute of the file allow blocks without a proof?
-fn waives_proofs(text: &str) -> bool {
-    let attributes = text
-        .split("#![")
-        .skip(1)
-        .filter_map(|rest| rest.split_once(")]"))
-        .map(|(attribute, _)| attribute);
-    attributes.into_iter().any(|attribute| {
-        attribute.contains("clippy::undocumented_unsafe_blocks") && attribute.contains("reason")
-    })
 }
 
 /// Does the line open an unsafe block or impl, outside of comments and strings?
@@ -213,13 +196,6 @@ mod tests {
             without_proof("// an unsafe { block }\nlet s = \"unsafe {\";\nnot_unsafe {}"),
             0
         );
-    }
-
-    #[test]
-    fn only_tests_can_waive_their_proofs() {
-        let text = "#![allow(\n    clippy::undocumented_unsafe_blocks,\n    reason = \"a test\"\n)]\nunsafe { f() }";
-        assert_eq!(unsafe_without_proof("crates/x/tests/t.rs", text).len(), 0);
-        assert_eq!(unsafe_without_proof("crates/x/src/lib.rs", text).len(), 1);
     }
 
     #[test]
