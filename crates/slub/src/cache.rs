@@ -11,7 +11,7 @@ use kmm_frame::{Gfp, Order};
 use lock_api::{Mutex, RawMutex};
 
 use crate::SlubError;
-use crate::debug::DebugFlags;
+use crate::debug::{DebugFlags, Quarantine};
 use crate::front::ArrayTotals;
 use crate::geometry::{CacheFlags, Geometry};
 use crate::node::Node;
@@ -76,6 +76,8 @@ pub(crate) struct Cache {
     pub(crate) nr_handles: u32,
     /// Sums of CPUs' arrays that are gone.
     pub(crate) retired: ArrayTotals,
+    /// Freed objects that wait.
+    pub(crate) quarantine: Quarantine,
 }
 
 impl Cache {
@@ -85,6 +87,7 @@ impl Cache {
             nodes: Nodes::new(),
             nr_handles: 1,
             retired: ArrayTotals::NONE,
+            quarantine: Quarantine::new(),
         }
     }
 

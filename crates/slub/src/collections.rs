@@ -120,7 +120,9 @@ impl<K: Kmem> GfpHeap<'_, K> {
                 .kmalloc_size_roundup(layout.size(), layout.align())
         };
         let is_aligned = ptr.addr().get() % new.align() == 0;
-        if old.size() > 0 && new.size() > 0 && is_aligned && room(old) == room(new) {
+        let fits = old.size() > 0 && new.size() > 0 && is_aligned && room(old) == room(new);
+        // SAFETY: the caller's obligation.
+        if fits && unsafe { self.kmem.resize_in_place(ptr, new.size()) } {
             return Ok(NonNull::slice_from_raw_parts(ptr, new.size()));
         }
         let moved = self.get(new, gfp)?;

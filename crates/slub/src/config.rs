@@ -21,6 +21,9 @@ pub struct SlubConfig {
     /// [`DebugFlags`](crate::DebugFlags) for the letters; no letter means all, `-` none, no name all caches; with `U` the text
     /// of a report names who allocated and who freed the object. Empty: none is.
     pub debug: &'static str,
+    /// Bytes of freed objects, with what lies around them, that wait in each cache with `Q` before they are handed out again:
+    /// late writes to them are found until then. `shrink` lets them go, and so does a request that would fail.
+    pub quarantine_bytes: usize,
     /// Who tells where a caller was called from, for caches with `U`.
     pub callers: Callers,
     /// Whether the objects of a new slab are handed out in random order, so that nobody knows his neighbours. Linux:
@@ -45,6 +48,7 @@ impl SlubConfig {
             merges: true,
             is_checked: false,
             debug: "",
+            quarantine_bytes: 128 << 10,
             random_order: false,
             callers: Callers(&()),
             sanitizer: None,

@@ -217,11 +217,7 @@ impl Geometry {
 
     /// Whether there is more in a stride than the object and the free list's word.
     pub(crate) const fn has_surroundings(&self) -> bool {
-        self.debug.intersects(
-            DebugFlags::RED_ZONE
-                .union(DebugFlags::POISON)
-                .union(DebugFlags::USER),
-        )
+        self.debug.intersects(DebugFlags::AROUND)
     }
 
     /// The colour of every slab of a debugged cache: it makes room for the first object's left red zone.

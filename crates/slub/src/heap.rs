@@ -113,12 +113,17 @@ impl<S: Kmem + Sync, E: EarlyHeap> KmemAlloc<S, E> {
     }
 
     /// Whether an allocation may stay where it is: it would get as much room elsewhere.
-    fn stays(&self, ptr: NonNull<u8>, layout: Layout, new_layout: Layout) -> bool {
+    ///
+    /// # Safety
+    /// `ptr` came from here with `layout`, and is the caller's.
+    unsafe fn stays(&self, ptr: NonNull<u8>, layout: Layout, new_layout: Layout) -> bool {
         match self.kmem() {
             Some(kmem) if !self.early.owns(ptr.as_ptr()) => {
                 let room =
                     |layout: Layout| kmem.kmalloc_size_roundup(layout.size(), layout.align());
+                // SAFETY: the caller's obligation; not of the early heap.
                 room(layout) == room(new_layout)
+                    && unsafe { kmem.resize_in_place(ptr, new_layout.size()) }
             }
             _ => false,
         }
@@ -162,7 +167,8 @@ unsafe impl<S: Kmem + Sync, E: EarlyHeap> GlobalAlloc for KmemAlloc<S, E> {
         let Ok(new_layout) = Layout::from_size_align(new_size, layout.align()) else {
             return core::ptr::null_mut();
         };
-        if self.stays(old, layout, new_layout) {
+        // SAFETY: the caller's obligation.
+        if unsafe { self.stays(old, layout, new_layout) } {
             return ptr;
         }
         // Who wants less is about to give back more than he takes.

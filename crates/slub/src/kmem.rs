@@ -118,6 +118,17 @@ pub unsafe trait Kmem {
         unsafe { self.kfree(ptr) };
     }
 
+    /// Notes that an allocation which stays where it is is as large as this from now on; whether it may be. What watches for those
+    /// who write behind what they asked for must know.
+    ///
+    /// # Safety
+    /// `ptr` came from the kmalloc family of this allocator, and is the caller's.
+    #[inline]
+    unsafe fn resize_in_place(&self, ptr: NonNull<u8>, size_bytes: usize) -> bool {
+        let _ = (ptr, size_bytes);
+        true
+    }
+
     /// How many bytes an allocation has room for; 0, reported, for what is none. Linux: `ksize`.
     fn ksize(&self, ptr: NonNull<u8>) -> usize;
 
@@ -211,12 +222,13 @@ pub unsafe trait Kmem {
         if old_room == 0 {
             return Err(SlubError::InvalidLayout);
         }
-        if new_size_bytes <= old_room {
+        // SAFETY: obligations 1 and 2.
+        if new_size_bytes <= old_room && unsafe { self.resize_in_place(old, new_size_bytes) } {
             return Ok(old);
         }
         let new = self.kmalloc(new_size_bytes, gfp)?;
-        // SAFETY: both have room for `old_room` bytes; `new` is fresh, so they do not overlap.
-        unsafe { new.copy_from_nonoverlapping(old, old_room) };
+        // SAFETY: both have room for so many bytes; `new` is fresh, so they do not overlap.
+        unsafe { new.copy_from_nonoverlapping(old, old_room.min(new_size_bytes)) };
         // SAFETY: obligations 1 and 2.
         unsafe { self.kfree(old) };
         Ok(new)

@@ -222,6 +222,8 @@ fn random_operations_on_debugged_caches_match_the_oracle() {
         "FZPU,kmalloc-*",
         "FZPU,kmalloc-64,kmalloc-1k",
         "FZPU;-,kmem_cache*",
+        "FZPUQ",
+        "Q",
     ];
     for (debug, nr) in settings.into_iter().zip(0..) {
         let per_mille = 300 * (nr % 2);

@@ -17,12 +17,28 @@ bitflags! {
         const POISON = 1 << 2;
         /// `U`: who allocated and who freed each object.
         const USER = 1 << 3;
+        /// `Q`: what is freed waits, and is looked at before it may be handed out again. With [`Self::POISON`], as without that
+        /// there is little to see. Linux has a quarantine in KASAN only.
+        const QUARANTINE = 1 << 4;
     }
+}
+
+impl DebugFlags {
+    /// What no letter stands for. Linux: `DEBUG_DEFAULT_FLAGS`.
+    const USUAL: Self = Self::CONSISTENCY
+        .union(Self::RED_ZONE)
+        .union(Self::POISON)
+        .union(Self::USER);
+    /// Those that need room around each object.
+    pub(crate) const AROUND: Self = Self::RED_ZONE
+        .union(Self::POISON)
+        .union(Self::USER)
+        .union(Self::QUARANTINE);
 }
 
 /// The flags of a cache with this name. Linux: `kmem_cache_flags`, mm/slub.c.
 ///
-/// `F`, `Z`, `P`, `U` in any order, nothing for all of them, `-` for none; behind a comma the names they are for, with `*` for
+/// `F`, `Z`, `P`, `U`, `Q` in any order, nothing for the first four, `-` for none; behind a comma the names they are for, with `*` for
 /// anything; blocks between semicolons. The first block that names the cache counts, else the last one without names. Letters that
 /// mean something to Linux only are passed over. An empty text debugs nothing.
 pub(crate) fn flags_of(text: &str, name: &str) -> DebugFlags {
@@ -44,7 +60,7 @@ pub(crate) fn flags_of(text: &str, name: &str) -> DebugFlags {
 
 fn letters_to_flags(letters: &str) -> DebugFlags {
     if letters.is_empty() {
-        return DebugFlags::all();
+        return DebugFlags::USUAL;
     }
     letters
         .chars()
@@ -53,6 +69,7 @@ fn letters_to_flags(letters: &str) -> DebugFlags {
             'Z' => DebugFlags::RED_ZONE,
             'P' => DebugFlags::POISON,
             'U' => DebugFlags::USER,
+            'Q' => DebugFlags::QUARANTINE | DebugFlags::POISON,
             _ => DebugFlags::empty(),
         })
         .collect()
@@ -85,7 +102,7 @@ mod tests {
         let (f, z, all) = (
             DebugFlags::CONSISTENCY,
             DebugFlags::RED_ZONE,
-            DebugFlags::all(),
+            DebugFlags::USUAL,
         );
         let none = DebugFlags::empty();
         for (text, name, wanted) in [
@@ -94,6 +111,8 @@ mod tests {
             ("FZPU", "any", all),
             ("fz", "any", f | z),
             ("FAT", "any", f),
+            ("q", "any", DebugFlags::QUARANTINE | DebugFlags::POISON),
+            ("FZPUQ", "any", DebugFlags::all()),
             (",kmalloc-64", "kmalloc-64", all),
             (",kmalloc-64", "kmalloc-6", none),
             ("FZ,kmalloc-64,inode", "inode", f | z),

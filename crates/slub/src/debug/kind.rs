@@ -27,6 +27,7 @@ pub(super) const fn zone(kind: SlubBugKind) -> &'static str {
         SlubBugKind::LeftRedzone => "Left Redzone",
         SlubBugKind::RightRedzone => "Right Redzone",
         SlubBugKind::UseAfterFree => "Poison",
+        SlubBugKind::CorruptFreelist => "Freepointer",
         _ => "Object padding",
     }
 }

@@ -8,6 +8,7 @@ use core::ops::Range;
 use core::ptr::NonNull;
 
 use super::DebugFlags;
+use super::mark::{Holder, Mark};
 use super::track::Track;
 use crate::SlubBugKind;
 use crate::geometry::{Geometry, WORD_BYTES};
@@ -35,6 +36,7 @@ pub(crate) struct Layout {
     pub(crate) word: usize,
     /// Who allocated it; who freed it is behind.
     pub(crate) tracks: Option<usize>,
+    pub(crate) mark: usize,
     pub(crate) padding: usize,
 }
 
@@ -49,7 +51,7 @@ impl Layout {
         };
         let word = if has_zones { end + RIGHT_BYTES } else { end };
         let behind = word + WORD_BYTES;
-        let (tracks, padding) = if debug.contains(DebugFlags::USER) {
+        let (tracks, mark) = if debug.contains(DebugFlags::USER) {
             (Some(behind), behind + TRACKS_BYTES)
         } else {
             (None, behind)
@@ -59,7 +61,8 @@ impl Layout {
             right: (object_size, if has_zones { word } else { object_size }),
             word,
             tracks,
-            padding,
+            mark,
+            padding: mark + WORD_BYTES,
         }
     }
 
@@ -115,13 +118,17 @@ fn write(object: NonNull<u8>, range: Range<isize>, value: u8) {
 /// What must hold which value: the range, the value, the value of the last byte, and what it means if not.
 type Zone = (Range<isize>, u8, u8, SlubBugKind);
 
-fn zones(geometry: &Geometry, layout: &Layout, is: Use) -> [Zone; 4] {
+fn zones(object: NonNull<u8>, geometry: &Geometry, layout: &Layout, is: Use) -> [Zone; 4] {
     let signed = |bytes: usize| isize::try_from(bytes).unwrap_or(isize::MAX);
     let red = match is {
         Use::Free => RED_INACTIVE,
         Use::Taken => RED_ACTIVE,
     };
-    let (right, right_end) = layout.right;
+    let (mut right, right_end) = layout.right;
+    if is == Use::Taken && geometry.debug.contains(DebugFlags::RED_ZONE) {
+        let mark = read_mark(object, geometry);
+        right = mark.map_or(right, |mark| right.min(mark.size_bytes));
+    }
     let poisoned = if is == Use::Free && geometry.debug.contains(DebugFlags::POISON) {
         signed(geometry.object_size)
     } else {
@@ -156,7 +163,7 @@ pub(crate) fn check(object: NonNull<u8>, geometry: &Geometry, is: Use) -> [Optio
     let Some(layout) = Layout::of(geometry) else {
         return [None; 4];
     };
-    zones(geometry, &layout, is).map(|(range, value, last_value, kind)| {
+    let mut wrong = zones(object, geometry, &layout, is).map(|(range, value, last_value, kind)| {
         let expected = |at| {
             if at == range.end - 1 {
                 last_value
@@ -175,15 +182,55 @@ pub(crate) fn check(object: NonNull<u8>, geometry: &Geometry, is: Use) -> [Optio
             found: read(object, first),
             expected: expected(first),
         })
+    });
+    if wrong[3].is_none() && read_mark(object, geometry).is_none() {
+        let mark = Mark {
+            size_bytes: geometry.object_size,
+            holder: if is == Use::Free {
+                Holder::Slab
+            } else {
+                Holder::User
+            },
+        };
+        wrong[3] = wrong_word(
+            object,
+            geometry,
+            layout.mark,
+            mark.word(object.addr().get(), geometry.secret),
+        );
+    }
+    wrong
+}
+
+/// A word behind an object that is not what it should be.
+fn wrong_word(
+    object: NonNull<u8>,
+    geometry: &Geometry,
+    at: usize,
+    expected: u64,
+) -> Option<Violation> {
+    let at = isize::try_from(at).ok()?;
+    let first = object.addr().get().wrapping_add_signed(at);
+    let kind = if Layout::of(geometry)?.mark == at.unsigned_abs() {
+        SlubBugKind::Padding
+    } else {
+        SlubBugKind::CorruptFreelist
+    };
+    Some(Violation {
+        kind,
+        first,
+        last: first + WORD_BYTES - 1,
+        found: read(object, at),
+        expected: expected.to_le_bytes()[0],
     })
 }
 
-/// Makes everything around an object as it should be. Linux: `restore_bytes`.
+/// Makes everything around an object as it should be, but for its mark. Linux: `restore_bytes`.
 pub(crate) fn restore(object: NonNull<u8>, geometry: &Geometry, is: Use) {
     let Some(layout) = Layout::of(geometry) else {
         return;
     };
-    for (range, value, last_value, _) in zones(geometry, &layout, is) {
+    for (range, value, last_value, _) in zones(object, geometry, &layout, is) {
         if !range.is_empty() {
             write(object, range.end - 1..range.end, last_value);
             write(object, range.start..range.end - 1, value);
@@ -194,6 +241,7 @@ pub(crate) fn restore(object: NonNull<u8>, geometry: &Geometry, is: Use) {
 /// A new slab's object. Linux: `setup_object_debug`.
 pub(crate) fn fill_fresh(object: NonNull<u8>, geometry: &Geometry) {
     restore(object, geometry, Use::Free);
+    set_holder(object, geometry, Holder::Slab);
     for which in [Use::Taken, Use::Free] {
         write_track(object, geometry, which, &Track::NONE);
     }
@@ -201,6 +249,7 @@ pub(crate) fn fill_fresh(object: NonNull<u8>, geometry: &Geometry) {
 
 /// It is about to be handed out. Linux: `init_object(.., SLUB_RED_ACTIVE)`.
 pub(crate) fn fill_taken(object: NonNull<u8>, geometry: &Geometry) {
+    set_holder(object, geometry, Holder::User);
     restore(object, geometry, Use::Taken);
     if geometry.debug.contains(DebugFlags::POISON) {
         let len = isize::try_from(geometry.object_size).unwrap_or(0);
@@ -209,8 +258,71 @@ pub(crate) fn fill_taken(object: NonNull<u8>, geometry: &Geometry) {
 }
 
 /// It came back. Linux: `init_object(.., SLUB_RED_INACTIVE)`.
-pub(crate) fn fill_given(object: NonNull<u8>, geometry: &Geometry) {
+pub(crate) fn fill_given(object: NonNull<u8>, geometry: &Geometry, holder: Holder) {
     restore(object, geometry, Use::Free);
+    set_holder(object, geometry, holder);
+}
+
+/// Only so much of an object that is in use was asked for. Linux: `set_orig_size`.
+pub(crate) fn set_requested(object: NonNull<u8>, geometry: &Geometry, size_bytes: usize) {
+    let holder = Holder::User;
+    write_mark(object, geometry, Mark { size_bytes, holder });
+    restore(object, geometry, Use::Taken);
+}
+
+fn set_holder(object: NonNull<u8>, geometry: &Geometry, holder: Holder) {
+    let size_bytes = geometry.object_size;
+    write_mark(object, geometry, Mark { size_bytes, holder });
+}
+
+/// Where a word behind the object is.
+fn word_at(
+    object: NonNull<u8>,
+    geometry: &Geometry,
+    which: fn(&Layout) -> usize,
+) -> Option<NonNull<u64>> {
+    let at = which(&Layout::of(geometry)?);
+    // SAFETY: within the object's stride (INV-14).
+    Some(unsafe { object.add(at) }.cast())
+}
+
+/// What the object's mark says; `None` if it has none, or somebody has written to it.
+pub(crate) fn read_mark(object: NonNull<u8>, geometry: &Geometry) -> Option<Mark> {
+    let place = word_at(object, geometry, |layout| layout.mark)?;
+    // SAFETY: 8-aligned and mapped (INV-14).
+    let word = unsafe { place.read_volatile() };
+    Mark::from_word(word, object.addr().get(), geometry.secret)
+}
+
+pub(crate) fn write_mark(object: NonNull<u8>, geometry: &Geometry, mark: Mark) {
+    if let Some(place) = word_at(object, geometry, |layout| layout.mark) {
+        let word = mark.word(object.addr().get(), geometry.secret);
+        // SAFETY: 8-aligned and the allocator's alone (INV-14).
+        unsafe { place.write_volatile(word) };
+    }
+}
+
+/// The word that the free list has of free objects, of one that is on none.
+pub(super) fn read_link(object: NonNull<u8>, geometry: &Geometry) -> u64 {
+    let place = word_at(object, geometry, |layout| layout.word);
+    // SAFETY: 8-aligned and mapped (INV-14).
+    place.map_or(0, |place| unsafe { place.read_volatile() })
+}
+
+pub(super) fn write_link(object: NonNull<u8>, geometry: &Geometry, link: u64) {
+    if let Some(place) = word_at(object, geometry, |layout| layout.word) {
+        // SAFETY: 8-aligned and the allocator's alone (INV-14).
+        unsafe { place.write_volatile(link) };
+    }
+}
+
+/// What is wrong with the word of the free list.
+pub(super) fn wrong_link(
+    object: NonNull<u8>,
+    geometry: &Geometry,
+    expected: u64,
+) -> Option<Violation> {
+    wrong_word(object, geometry, Layout::of(geometry)?.word, expected)
 }
 
 fn track_at(object: NonNull<u8>, geometry: &Geometry, which: Use) -> Option<NonNull<Track>> {

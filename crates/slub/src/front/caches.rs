@@ -57,6 +57,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             }
         }
         self.let_all_go();
+        self.thin_out(cache.slot, 0);
         self.remove_arrays(cache.slot);
         self.empty_depots(cache.slot);
         self.drain_away();

@@ -8,9 +8,10 @@ use lock_api::RawMutex;
 use super::ObjectCaches;
 use super::home::Homeward;
 use super::lookup::Place;
+use crate::cache::Cache;
 use crate::debug::{
-    DebugFlags, Facts, Layout, ObjectReport, Track, Use, Violation, check, fill_given, fill_taken,
-    restore, write_track,
+    DebugFlags, Facts, Holder, Layout, Mark, ObjectReport, Track, Use, Violation, check,
+    fill_given, fill_taken, read_mark, restore, set_requested, write_mark, write_track,
 };
 use crate::geometry::Geometry;
 use crate::slab::{NIL, Slab, SlabKind};
@@ -83,28 +84,161 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         if slab.state().in_use() == 0 || slab.is_free::<K>(geometry, index) {
             return Err(SlubBugKind::DoubleFree);
         }
+        let waits_already = match read_mark(object, geometry) {
+            Some(mark) => mark.holder == Holder::Quarantine,
+            // Written over: the chain says it.
+            None => self.is_waiting(slot, cache, object),
+        };
+        if waits_already {
+            return Err(SlubBugKind::DoubleFree);
+        }
         let (name, flags) = (cache.shape.name, cache.shape.flags);
         let violations = check(object, geometry, Use::Taken);
-        let found = violations.iter().any(Option::is_some).then(|| {
-            let facts = self.facts(name, &slab, geometry);
-            (
-                violations,
-                ObjectReport::new(&facts, object, object.addr().get()),
-            )
-        });
-        fill_given(object, geometry);
+        let found = self.found(name, &slab, geometry, object, violations);
+        let waits = geometry.debug.contains(DebugFlags::QUARANTINE);
+        let holder = if waits {
+            Holder::Quarantine
+        } else {
+            Holder::Slab
+        };
+        fill_given(object, geometry, holder);
         if let Some(track) = track {
             write_track(object, geometry, Use::Free, &track);
         }
-        let lists = cache.node_mut(node);
-        lists.push::<K, P>(self.mem(), geometry, slab, index);
-        let surplus = lists.surplus(self.mem());
+        let mut surplus = None;
+        if waits {
+            cache.quarantine.push(object, geometry);
+        } else {
+            let lists = cache.node_mut(node);
+            lists.push::<K, P>(self.mem(), geometry, slab, index);
+            surplus = lists.surplus(self.mem());
+        }
         drop(state);
         self.tell(found);
+        if waits {
+            self.thin_out(slot, self.config.quarantine_bytes);
+        }
         if let Some(block) = surplus {
             self.free_slab(block, flags);
         }
         Ok(())
+    }
+
+    /// Puts objects of a cache that wait into their slabs, the oldest first, until no more than so many bytes wait; reports and
+    /// restores those that were written to meanwhile.
+    pub(super) fn thin_out(&self, slot: u8, most_bytes: usize) {
+        let (geometry, _) = self.slots[usize::from(slot)].geometry(0);
+        if geometry.debug.contains(DebugFlags::QUARANTINE) {
+            self.let_oldest_go(slot, most_bytes);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn let_oldest_go(&self, slot: u8, most_bytes: usize) {
+        loop {
+            let mut state = self.slots[usize::from(slot)].lock();
+            let Some(cache) = state.cache.as_mut() else {
+                return;
+            };
+            let shape = cache.shape;
+            let (name, ref geometry) = (shape.name, shape.geometry);
+            if cache.quarantine.len() * geometry.stride <= most_bytes {
+                return;
+            }
+            let find = |address| self.waiting_at(slot, address);
+            let popped = cache.quarantine.pop(geometry, find);
+            let (object, violations) = match popped {
+                Ok(Some(object)) => (object, check(object, geometry, Use::Free)),
+                Ok(None) => return,
+                Err(broken) => (broken.0, [broken.violation(geometry), None, None, None]),
+            };
+            let Ok(home) = self.homeward(object) else {
+                return;
+            };
+            let found = self.found(name, &home.slab, geometry, object, violations);
+            let mut surplus = None;
+            if popped.is_ok() {
+                fill_given(object, geometry, Holder::Slab);
+                let lists = cache.node_mut(home.node);
+                lists.push::<K, P>(self.mem(), geometry, home.slab, home.index);
+                surplus = lists.surplus(self.mem());
+            } else {
+                self.chain_again(cache);
+            }
+            drop(state);
+            self.tell(found);
+            if let Some(block) = surplus {
+                self.free_slab(block, shape.flags);
+            }
+        }
+    }
+
+    /// The object of a cache that waits at an address.
+    pub(super) fn waiting_at(&self, slot: u8, address: usize) -> Option<NonNull<u8>> {
+        let at = NonNull::new(ptr::without_provenance_mut(address))?;
+        let home = self.homeward(at).ok().filter(|home| home.slot == slot)?;
+        let object = home.slab.object(&home.geometry, home.index);
+        let mark = read_mark(object, &home.geometry)?;
+        (mark.holder == Holder::Quarantine).then_some(object)
+    }
+
+    fn is_waiting(&self, slot: u8, cache: &Cache, object: NonNull<u8>) -> bool {
+        let find = |address| self.waiting_at(slot, address);
+        let mut is_there = false;
+        let geometry = &cache.shape.geometry;
+        let _ = cache.quarantine.for_each(geometry, find, |waiting| {
+            is_there |= waiting == object;
+        });
+        is_there
+    }
+
+    /// Chains every object again that waits.
+    fn chain_again(&self, cache: &mut Cache) {
+        let Cache {
+            shape,
+            nodes,
+            quarantine,
+            ..
+        } = cache;
+        let geometry = &shape.geometry;
+        quarantine.clear();
+        for node in nodes.iter() {
+            node.for_each_slab(self.mem(), |slab| {
+                for object in (0..slab.objects()).map(|index| slab.object(geometry, index)) {
+                    let mark = read_mark(object, geometry);
+                    if mark.is_some_and(|mark| mark.holder == Holder::Quarantine) {
+                        quarantine.push(object, geometry);
+                    }
+                }
+            });
+        }
+    }
+
+    /// Only so many bytes of an object that is in use are its user's: those behind are red zone, or may not be touched.
+    pub(super) fn note_requested(&self, object: NonNull<u8>, size_bytes: usize) {
+        self.tell_requested(object, size_bytes);
+        if self.debugs() {
+            self.move_red_zone(object, size_bytes);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn move_red_zone(&self, object: NonNull<u8>, size_bytes: usize) {
+        let Ok(home) = self.homeward(object) else {
+            return;
+        };
+        let geometry = &home.geometry;
+        let is_in_use = |mark: Mark| mark.holder == Holder::User;
+        if geometry.debug.contains(DebugFlags::RED_ZONE)
+            && read_mark(object, geometry).is_some_and(is_in_use)
+        {
+            let violations = check(object, geometry, Use::Taken);
+            let found = self.take_down(home.slot, geometry, object, violations);
+            set_requested(object, geometry, size_bytes.min(geometry.object_size));
+            self.tell(found);
+        }
     }
 
     /// Checks every object of every debugged cache, reports and restores what is wrong; how many objects that were. For audits,
@@ -114,16 +248,21 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         for slot in (0..=u8::MAX).take(self.slots.len()) {
             self.for_each_object(slot, |geometry, slab, index| {
                 let object = slab.object(geometry, index);
-                let is_free = slab.is_free::<K>(geometry, index);
-                let is = if is_free { Use::Free } else { Use::Taken };
-                let mut violations = check(object, geometry, is);
-                // One that was given up with its slab is on no list.
-                if !is_free && check(object, geometry, Use::Free) == [None; 4] {
-                    violations = [None; 4];
-                }
+                let mark = read_mark(object, geometry);
+                let is_taken = match mark {
+                    Some(mark) => mark.holder == Holder::User,
+                    None => !slab.is_free::<K>(geometry, index),
+                };
+                let is = if is_taken { Use::Taken } else { Use::Free };
+                let violations = check(object, geometry, is);
                 let found = self.take_down(slot, geometry, object, violations);
                 if found.is_some() {
                     nr_wrong += 1;
+                    if mark.is_none() {
+                        let holder = if is_taken { Holder::User } else { Holder::Slab };
+                        let size_bytes = geometry.object_size;
+                        write_mark(object, geometry, Mark { size_bytes, holder });
+                    }
                     restore(object, geometry, is);
                 }
                 self.tell(found);
@@ -136,8 +275,11 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
     pub(super) fn report_leaks(&self, slot: u8) {
         let name = self.name_of(slot);
         self.for_each_object(slot, |geometry, slab, index| {
-            if !slab.is_free::<K>(geometry, index) {
-                let address = slab.object(geometry, index).addr().get();
+            let object = slab.object(geometry, index);
+            let mark = read_mark(object, geometry);
+            let was_given_up = mark.is_some_and(|mark| mark.holder == Holder::Slab);
+            if !was_given_up && !slab.is_free::<K>(geometry, index) {
+                let address = object.addr().get();
                 self.report(SlubBugKind::LeakedObject, name, address);
             }
         });
@@ -188,16 +330,30 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         object: NonNull<u8>,
         violations: [Option<Violation>; 4],
     ) -> Option<Found> {
-        if violations.iter().all(Option::is_none) {
+        if violations == [None; 4] {
             return None;
         }
         let Ok(Place::Slab { head, .. }) = self.locate(object) else {
             return None;
         };
         let slab = Slab::at(self.mem(), head)?;
-        let facts = self.facts(self.name_of(slot)?, &slab, geometry);
-        let report = ObjectReport::new(&facts, object, object.addr().get());
-        Some((violations, report))
+        self.found(self.name_of(slot)?, &slab, geometry, object, violations)
+    }
+
+    /// The same with a lock held.
+    fn found(
+        &self,
+        name: &'static str,
+        slab: &Slab,
+        geometry: &Geometry,
+        object: NonNull<u8>,
+        violations: [Option<Violation>; 4],
+    ) -> Option<Found> {
+        (violations != [None; 4]).then(|| {
+            let facts = self.facts(name, slab, geometry);
+            let report = ObjectReport::new(&facts, object, object.addr().get());
+            (violations, report)
+        })
     }
 
     fn tell(&self, found: Option<Found>) {

@@ -175,6 +175,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
                 self.empty_array(cpu, slot);
             }
         });
+        self.thin_out(slot, 0);
         self.empty_depots(slot);
         let of_slot = &self.slots[usize::from(slot)];
         let mut nr_pages = 0;

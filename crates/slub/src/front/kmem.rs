@@ -87,6 +87,11 @@ unsafe impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> Kmem
         unsafe { self.kfree_sized(ptr, layout) }
     }
 
+    unsafe fn resize_in_place(&self, ptr: NonNull<u8>, size_bytes: usize) -> bool {
+        self.note_requested(ptr, size_bytes);
+        true
+    }
+
     fn ksize(&self, ptr: NonNull<u8>) -> usize {
         self.ksize(ptr)
     }

@@ -60,10 +60,12 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             Some(slot) => self.alloc_in(slot, None, gfp, node),
             None => self.alloc_large(size_bytes, align, gfp, node),
         }
-        .inspect(|object| self.tell_requested(*object, size_bytes))
+        .inspect(|object| self.note_requested(*object, size_bytes))
     }
 
     /// How many bytes an allocation has room for. Linux: `ksize`.
+    ///
+    /// All of it is the caller's from then on, as in Linux: its red zone begins behind it.
     ///
     /// 0 for [`ZERO_SIZE_PTR`], and for an address that is no allocation, which is reported.
     pub fn ksize(&self, ptr: NonNull<u8>) -> usize {
@@ -73,7 +75,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         match self.locate(ptr) {
             Ok(Place::Slab { slot, .. }) => {
                 let (geometry, _) = self.slots[usize::from(slot)].geometry(0);
-                self.tell_requested(ptr, geometry.object_size);
+                self.note_requested(ptr, geometry.object_size);
                 geometry.object_size
             }
             Ok(Place::Large { head }) => self.large_order(head).map_or(0, Order::size_bytes),

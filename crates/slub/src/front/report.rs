@@ -135,8 +135,17 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             let in_depots: usize = cache.nodes.iter().map(|node| node.depot.nr_objects()).sum();
             let mem = self.mem();
             let in_use: usize = cache.nodes.iter().map(|node| node.nr_in_use(mem)).sum();
+            let mut nr_waiting = 0;
+            let find = |address| self.waiting_at(number, address);
+            let geometry = &cache.shape.geometry;
+            let whole = cache
+                .quarantine
+                .for_each(geometry, find, |_| nr_waiting += 1);
+            if whole.is_err() || nr_waiting != cache.quarantine.len() {
+                return Err(Broken::Stock(name));
+            }
             let nr_found = found.map_err(|()| Broken::Stock(name))?;
-            if nr_found != in_depots + nr_in_arrays || nr_found > in_use {
+            if nr_found != in_depots + nr_in_arrays || nr_found + nr_waiting > in_use {
                 return Err(Broken::Stock(name));
             }
         }
@@ -210,6 +219,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             info.slabs_taken += node.counts.slabs_taken;
             info.slabs_returned += node.counts.slabs_returned;
         }
+        in_stock += cache.quarantine.len();
         info.active_objs = info.active_objs.saturating_sub(in_stock);
         Some(info)
     }
