@@ -1,10 +1,8 @@
 //! Random operations on the bitmaps against one `bool` per bit.
 #![allow(clippy::cast_possible_truncation, reason = "numbers of a small map")]
 
-mod common;
-
-use common::Rng;
 use kmm_kcoll::bitmap::{Bitmap, BitmapLayout, SummaryBitmap};
+use kmm_sim::{Rng, seeded};
 
 /// Lengths at which words and levels begin and end.
 const LENGTHS: [usize; 12] = [0, 1, 63, 64, 65, 128, 700, 4095, 4096, 4097, 8192, 300_000];
@@ -28,102 +26,104 @@ fn any_bit(rng: &mut Rng, len: usize) -> usize {
 
 #[test]
 fn plain_bitmap_matches_the_model() {
-    let mut rng = Rng::for_test("plain_bitmap_matches_the_model", 1);
-    for len in LENGTHS.into_iter().filter(|&len| (1..5000).contains(&len)) {
-        // More storage than needed, and dirty: neither may show.
-        let mut map = Bitmap::new(vec![u64::MAX; BitmapLayout::words_for(len) + 1], len);
-        let mut model = vec![false; len];
-        for op in 0..5000 {
-            let bit = any_bit(&mut rng, len);
-            let range = bit..(bit + rng.index(150)).min(len);
-            let clearing = (op / 200) % 2 == 1;
-            match rng.below(4) {
-                0 => {
-                    assert_eq!(map.set(bit), model[bit]);
-                    model[bit] = true;
+    seeded(1, |rng| {
+        for len in LENGTHS.into_iter().filter(|&len| (1..5000).contains(&len)) {
+            // More storage than needed, and dirty: neither may show.
+            let mut map = Bitmap::new(vec![u64::MAX; BitmapLayout::words_for(len) + 1], len);
+            let mut model = vec![false; len];
+            for op in 0..5000 {
+                let bit = any_bit(rng, len);
+                let range = bit..(bit + rng.index(150)).min(len);
+                let clearing = (op / 200) % 2 == 1;
+                match rng.below(4) {
+                    0 => {
+                        assert_eq!(map.set(bit), model[bit]);
+                        model[bit] = true;
+                    }
+                    1 => {
+                        assert_eq!(map.clear(bit), model[bit]);
+                        model[bit] = false;
+                    }
+                    2 if clearing => {
+                        map.clear_range(range.clone());
+                        model[range].fill(false);
+                    }
+                    2 => {
+                        map.set_range(range.clone());
+                        model[range].fill(true);
+                    }
+                    _ => {
+                        let (n, align) = (rng.index(100), 1 << rng.below(8));
+                        let expected = zero_area(&model, bit, n, align);
+                        assert_eq!(
+                            map.find_zero_area(bit, n, align),
+                            expected,
+                            "{n} by {align} from {bit}"
+                        );
+                    }
                 }
-                1 => {
-                    assert_eq!(map.clear(bit), model[bit]);
-                    model[bit] = false;
-                }
-                2 if clearing => {
-                    map.clear_range(range.clone());
-                    model[range].fill(false);
-                }
-                2 => {
-                    map.set_range(range.clone());
-                    model[range].fill(true);
-                }
-                _ => {
-                    let (n, align) = (rng.index(100), 1 << rng.below(8));
-                    let expected = zero_area(&model, bit, n, align);
-                    assert_eq!(
-                        map.find_zero_area(bit, n, align),
-                        expected,
-                        "{n} by {align} from {bit}"
-                    );
+                let bit = any_bit(rng, len);
+                assert_eq!(map.test(bit), model[bit]);
+                assert_eq!(map.next_set(bit), next(&model, bit, true));
+                assert_eq!(map.next_zero(bit), next(&model, bit, false));
+                assert_eq!(map.first_set(), next(&model, 0, true));
+                if op % 16 == 0 {
+                    assert_eq!(map.count_set(), model.iter().filter(|&&set| set).count());
+                    assert!((0..len).all(|bit| map.test(bit) == model[bit]));
                 }
             }
-            let bit = any_bit(&mut rng, len);
-            assert_eq!(map.test(bit), model[bit]);
-            assert_eq!(map.next_set(bit), next(&model, bit, true));
-            assert_eq!(map.next_zero(bit), next(&model, bit, false));
-            assert_eq!(map.first_set(), next(&model, 0, true));
-            if op % 16 == 0 {
-                assert_eq!(map.count_set(), model.iter().filter(|&&set| set).count());
-                assert!((0..len).all(|bit| map.test(bit) == model[bit]));
-            }
+            assert_eq!(map.next_set(len), None);
+            assert_eq!(map.next_zero(len + 100), None);
+            assert_eq!(
+                map.into_storage().last(),
+                Some(&u64::MAX),
+                "touched more than it needs"
+            );
         }
-        assert_eq!(map.next_set(len), None);
-        assert_eq!(map.next_zero(len + 100), None);
-        assert_eq!(
-            map.into_storage().last(),
-            Some(&u64::MAX),
-            "touched more than it needs"
-        );
-    }
+    });
 }
 
 #[test]
 fn summary_bitmap_matches_the_model() {
-    let mut rng = Rng::for_test("summary_bitmap_matches_the_model", 2);
-    for len in LENGTHS.into_iter().filter(|&len| len > 0) {
-        let words = BitmapLayout::summary_words_for(len);
-        let mut map = SummaryBitmap::new(vec![u64::MAX; words], len);
-        let mut model = std::collections::BTreeSet::new();
-        for op in 0..6000 {
-            let bit = any_bit(&mut rng, len);
-            // Mostly sparse: few bits at a time, so that whole words become zero.
-            let bit = if op % 2 == 1 {
-                map.next_set(bit).unwrap_or(bit)
-            } else {
-                bit
-            };
-            if op % 2 == 0 && (model.len() < 8 || (op / 1000) % 2 == 0) {
-                assert_eq!(map.set(bit), !model.insert(bit));
-            } else {
-                assert_eq!(map.clear(bit), model.remove(&bit));
+    seeded(2, |rng| {
+        for len in LENGTHS.into_iter().filter(|&len| len > 0) {
+            let words = BitmapLayout::summary_words_for(len);
+            let mut map = SummaryBitmap::new(vec![u64::MAX; words], len);
+            let mut model = std::collections::BTreeSet::new();
+            for op in 0..6000 {
+                let bit = any_bit(rng, len);
+                // Mostly sparse: few bits at a time, so that whole words become zero.
+                let bit = if op % 2 == 1 {
+                    map.next_set(bit).unwrap_or(bit)
+                } else {
+                    bit
+                };
+                if op % 2 == 0 && (model.len() < 8 || (op / 1000) % 2 == 0) {
+                    assert_eq!(map.set(bit), !model.insert(bit));
+                } else {
+                    assert_eq!(map.clear(bit), model.remove(&bit));
+                }
+                let from = any_bit(rng, len);
+                assert_eq!(map.test(from), model.contains(&from));
+                assert_eq!(map.next_set(from), model.range(from..).next().copied());
+                assert_eq!(map.first_set(), model.first().copied());
+                let zero = (from..len).find(|bit| !model.contains(bit));
+                assert_eq!(map.next_zero(from), zero);
+                assert_eq!(map.none_set(), model.is_empty());
+                if len < 10_000 || op % 512 == 0 {
+                    map.validate();
+                    assert_eq!(map.count_set(), model.len());
+                }
             }
-            let from = any_bit(&mut rng, len);
-            assert_eq!(map.test(from), model.contains(&from));
-            assert_eq!(map.next_set(from), model.range(from..).next().copied());
-            assert_eq!(map.first_set(), model.first().copied());
-            let zero = (from..len).find(|bit| !model.contains(bit));
-            assert_eq!(map.next_zero(from), zero);
-            assert_eq!(map.none_set(), model.is_empty());
-            if len < 10_000 || op % 512 == 0 {
-                map.validate();
-                assert_eq!(map.count_set(), model.len());
-            }
+            assert_eq!(map.next_set(len), None);
+            assert_eq!(map.next_set(usize::MAX), None);
+            assert_eq!(map.next_zero(len), None);
+            (0..len).for_each(|bit| _ = map.set(bit));
+            assert_eq!(map.next_zero(0), None);
+            assert_eq!(map.count_set(), len);
+            map.validate();
         }
-        assert_eq!(map.next_set(len), None);
-        assert_eq!(map.next_set(usize::MAX), None);
-        assert_eq!(map.next_zero(len), None);
-        (0..len).for_each(|bit| _ = map.set(bit));
-        assert_eq!(map.next_zero(0), None);
-        assert_eq!(map.count_set(), len);
-        map.validate();
-    }
+    });
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Random operations on [`Idr`] against a `BTreeMap`, with allocations that fail.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::{Rng, failing};
 use kmm_kcoll::idr::{Idr, IdrError};
+use kmm_sim::{FailingHeap, Rng, seeded};
+
+#[global_allocator]
+static HEAP: FailingHeap = FailingHeap;
 
 fn lowest_free(model: &BTreeMap<u32, u64>, ids: core::ops::RangeInclusive<u32>) -> Option<u32> {
     ids.into_iter().find(|id| !model.contains_key(id))
@@ -22,7 +23,7 @@ fn run(rng: &mut Rng, first: u32, last: u32) {
         match rng.below(if growing { 4 } else { 9 }) {
             choice @ 0..=2 => {
                 let cyclic = choice == 0;
-                let value = rng.next();
+                let value = rng.next_u64();
                 let expected = if cyclic {
                     let above = last_cyclic.map_or(Some(first), |id: u32| id.checked_add(1));
                     above
@@ -32,7 +33,7 @@ fn run(rng: &mut Rng, first: u32, last: u32) {
                     lowest_free(&model, first..=last)
                 };
                 let allowed = if rng.one_in(3) { 100 } else { 0 };
-                let done = failing::after(allowed, || {
+                let done = FailingHeap::after(allowed, || {
                     if cyclic {
                         idr.alloc_cyclic(value)
                     } else {
@@ -64,7 +65,7 @@ fn run(rng: &mut Rng, first: u32, last: u32) {
                 }
                 model.entry(id).and_modify(|value| *value += 1);
             }
-            _ => assert_eq!(failing::after(0, || idr.remove(id)), model.remove(&id)),
+            _ => assert_eq!(FailingHeap::after(0, || idr.remove(id)), model.remove(&id)),
         }
         assert_eq!(idr.len(), model.len());
         assert_eq!(idr.is_empty(), model.is_empty());
@@ -80,11 +81,12 @@ fn run(rng: &mut Rng, first: u32, last: u32) {
 
 #[test]
 fn random_operations_match_the_model() {
-    let mut rng = Rng::for_test("random_operations_match_the_model", 1);
-    run(&mut rng, 1, 300);
-    run(&mut rng, 0, 0);
-    run(&mut rng, 300, 100_000);
-    run(&mut rng, u32::MAX - 200, u32::MAX);
+    seeded(1, |rng| {
+        run(rng, 1, 300);
+        run(rng, 0, 0);
+        run(rng, 300, 100_000);
+        run(rng, u32::MAX - 200, u32::MAX);
+    });
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! Random operations on [`RangeTree`] against a map of single addresses, with allocations that fail.
 #![allow(clippy::cast_possible_truncation, reason = "numbers of a small window")]
 
-mod common;
-
 use core::ops::Range;
 
-use common::{Rng, failing};
 use kmm_kcoll::AllocError;
 use kmm_kcoll::range_tree::{InsertError, RangeError, RangeTree};
+use kmm_sim::{FailingHeap, Rng, seeded};
+
+#[global_allocator]
+static HEAP: FailingHeap = FailingHeap;
 
 /// Addresses that ranges are drawn from: few, so that they meet.
 const WINDOW: u64 = 2048;
@@ -196,10 +197,10 @@ fn run(rng: &mut Rng, base: u64, ops: u32) {
         match rng.below(10) {
             choice @ 0..=5 if growing == (choice != 5) => {
                 let range = random_range(rng, base, longest);
-                let value = rng.next() >> 1;
+                let value = rng.next_u64() >> 1;
                 if !rng.one_in(4) {
                     let left = rng.below(6) as u32 / 4;
-                    let done = failing::after(left, || tree.insert(range.clone(), value));
+                    let done = FailingHeap::after(left, || tree.insert(range.clone(), value));
                     if let Err(InsertError {
                         error: RangeError::OutOfMemory,
                         value: back,
@@ -220,19 +221,19 @@ fn run(rng: &mut Rng, base: u64, ops: u32) {
                 }
             }
             0..=6 => assert_eq!(
-                failing::after(0, || tree.remove(known)),
+                FailingHeap::after(0, || tree.remove(known)),
                 oracle.remove(known)
             ),
             7 => {
                 let new = random_range(rng, base, longest);
                 let start = if rng.one_in(2) { new.start } else { known };
                 let start = tree.find(start).map_or(start, |(range, _)| range.start);
-                let done = failing::after(0, || tree.resize(start, new.clone()));
+                let done = FailingHeap::after(0, || tree.resize(start, new.clone()));
                 assert_eq!(done, oracle.resize(start, new));
             }
             8 => {
                 let new = known..known.saturating_add(rng.below(6)).min(base + WINDOW);
-                let done = failing::after(0, || tree.resize(known, new.clone()));
+                let done = FailingHeap::after(0, || tree.resize(known, new.clone()));
                 assert_eq!(done, oracle.resize(known, new));
             }
             _ => {
@@ -258,59 +259,59 @@ fn run(rng: &mut Rng, base: u64, ops: u32) {
 
 #[test]
 fn random_operations_match_the_oracle() {
-    let mut rng = Rng::for_test("random_operations_match_the_oracle", 1);
-    run(&mut rng, 0, 120_000);
+    seeded(1, |rng| {
+        run(rng, 0, 120_000);
+    });
 }
 
 #[test]
 fn random_operations_match_the_oracle_at_the_end_of_the_address_space() {
-    let mut rng = Rng::for_test(
-        "random_operations_match_the_oracle_at_the_end_of_the_address_space",
-        2,
-    );
-    run(&mut rng, u64::MAX - WINDOW, 100_000);
+    seeded(2, |rng| {
+        run(rng, u64::MAX - WINDOW, 100_000);
+    });
 }
 
 #[test]
 fn reserved_insertions_never_allocate() {
-    let mut rng = Rng::for_test("reserved_insertions_never_allocate", 3);
-    for round in 0..600 {
-        let mut tree = RangeTree::new();
-        // Inserting in descending, ascending or random order leaves leaves of different fill.
-        for n in 0..rng.below(2500) {
-            let at = match round % 3 {
-                0 => n,
-                1 => 5000 - n,
-                _ => rng.below(5000),
-            };
-            _ = tree.insert(at * 2..at * 2 + 1, ());
-        }
-        let room = if rng.one_in(2) {
-            1 + rng.below(4)
-        } else {
-            rng.below(1500)
-        };
-        tree.reserve(room as usize).unwrap();
-        let dense = rng.below(9000);
-        failing::after(0, || {
-            let mut left = room;
-            while left > 0 {
-                let at = if rng.one_in(2) {
-                    dense + rng.below(1000)
-                } else {
-                    rng.below(11_000)
+    seeded(3, |rng| {
+        for round in 0..600 {
+            let mut tree = RangeTree::new();
+            // Inserting in descending, ascending or random order leaves leaves of different fill.
+            for n in 0..rng.below(2500) {
+                let at = match round % 3 {
+                    0 => n,
+                    1 => 5000 - n,
+                    _ => rng.below(5000),
                 };
-                match tree.insert(at..at + 1, ()) {
-                    Ok(()) => left -= 1,
-                    Err(e) => {
-                        assert_eq!(e.error, RangeError::Overlap);
-                        tree.remove(at).unwrap();
+                _ = tree.insert(at * 2..at * 2 + 1, ());
+            }
+            let room = if rng.one_in(2) {
+                1 + rng.below(4)
+            } else {
+                rng.below(1500)
+            };
+            tree.reserve(room as usize).unwrap();
+            let dense = rng.below(9000);
+            FailingHeap::after(0, || {
+                let mut left = room;
+                while left > 0 {
+                    let at = if rng.one_in(2) {
+                        dense + rng.below(1000)
+                    } else {
+                        rng.below(11_000)
+                    };
+                    match tree.insert(at..at + 1, ()) {
+                        Ok(()) => left -= 1,
+                        Err(e) => {
+                            assert_eq!(e.error, RangeError::Overlap);
+                            tree.remove(at).unwrap();
+                        }
                     }
                 }
-            }
-        });
-        tree.validate();
-    }
+            });
+            tree.validate();
+        }
+    });
 }
 
 #[test]
@@ -318,7 +319,7 @@ fn one_reserved_insertion_never_allocates_at_any_size() {
     let mut tree = RangeTree::new();
     for n in 0..40_000 {
         tree.reserve(1).unwrap();
-        failing::after(0, || tree.insert(n..n + 1, ())).unwrap();
+        FailingHeap::after(0, || tree.insert(n..n + 1, ())).unwrap();
     }
     tree.validate();
 }
@@ -341,7 +342,7 @@ fn failed_reservation_leaves_the_tree_as_it_was() {
         tree.insert(n * 10..n * 10 + 5, n).unwrap();
     }
     for allowed in 0..6 {
-        let done = failing::after(allowed, || tree.reserve(5000));
+        let done = FailingHeap::after(allowed, || tree.reserve(5000));
         assert_eq!(done, Err(AllocError));
         tree.validate();
         assert_eq!(tree.iter().count(), 100);
@@ -393,37 +394,38 @@ fn values_mut_visits_every_value_once() {
 #[test]
 fn height_is_logarithmic_and_overhead_as_documented() {
     const N: u64 = 100_000;
-    let mut rng = Rng::for_test("height_is_logarithmic_and_overhead_as_documented", 4);
-    let mut shuffled: Vec<u64> = (0..N).collect();
-    for at in (1..shuffled.len()).rev() {
-        shuffled.swap(at, rng.index(at + 1));
-    }
-    let orders = [
-        ("ascending", (0..N).collect(), 43.5),
-        ("descending", (0..N).rev().collect(), 43.5),
-        ("random", shuffled, 35.0),
-    ];
-    for (name, order, documented) in orders {
-        let order: Vec<u64> = order;
-        let mut tree = RangeTree::new();
-        for n in order {
-            tree.insert(n * 2..n * 2 + 1, 0_u64).unwrap();
+    seeded(4, |rng| {
+        let mut shuffled: Vec<u64> = (0..N).collect();
+        for at in (1..shuffled.len()).rev() {
+            shuffled.swap(at, rng.index(at + 1));
         }
-        tree.validate();
-        // log8(n / 2) + 1 levels at most, by the minimal fill.
-        let bound = ((N as f64 / 2.0).log2() / 3.0 + 1.0).floor() as usize;
-        assert!(tree.height() <= bound, "{name}: height {}", tree.height());
-        // Beside the value with its tag: 16 bytes here. One page of slack for each of the three arenas, and for the directories.
-        let per_entry = (tree.heap_bytes() - 4 * 4096) as f64 / N as f64 - 16.0;
-        println!(
-            "{name}: {per_entry:.1} bytes per entry, height {}",
-            tree.height()
-        );
-        assert!(
-            (22.0..=documented).contains(&per_entry),
-            "{name}: {per_entry}"
-        );
-    }
+        let orders = [
+            ("ascending", (0..N).collect(), 43.5),
+            ("descending", (0..N).rev().collect(), 43.5),
+            ("random", shuffled, 35.0),
+        ];
+        for (name, order, documented) in orders {
+            let order: Vec<u64> = order;
+            let mut tree = RangeTree::new();
+            for n in order {
+                tree.insert(n * 2..n * 2 + 1, 0_u64).unwrap();
+            }
+            tree.validate();
+            // log8(n / 2) + 1 levels at most, by the minimal fill.
+            let bound = ((N as f64 / 2.0).log2() / 3.0 + 1.0).floor() as usize;
+            assert!(tree.height() <= bound, "{name}: height {}", tree.height());
+            // Beside the value with its tag: 16 bytes here. One page of slack for each of the three arenas, and for the directories.
+            let per_entry = (tree.heap_bytes() - 4 * 4096) as f64 / N as f64 - 16.0;
+            println!(
+                "{name}: {per_entry:.1} bytes per entry, height {}",
+                tree.height()
+            );
+            assert!(
+                (22.0..=documented).contains(&per_entry),
+                "{name}: {per_entry}"
+            );
+        }
+    });
 }
 
 #[test]

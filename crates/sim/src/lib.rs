@@ -2,6 +2,7 @@
 
 mod config;
 mod cpus;
+mod heap;
 mod lock;
 mod machine;
 mod mmu;
@@ -16,6 +17,7 @@ mod words;
 
 pub use config::Config;
 pub use cpus::SimCpus;
+pub use heap::FailingHeap;
 pub use lock::SimLock;
 pub use machine::Machine;
 pub use mmu::{Access, Fault, Mode, PageFault, Translation};

@@ -2,8 +2,9 @@
 
 mod common;
 
-use common::{LOWEST, MAY_ALL, PAGE, RW, failing, file, fixed, linux, picture, refused, va};
+use common::{LOWEST, MAY_ALL, PAGE, RW, file, fixed, linux, picture, refused, va};
 use kmm_frame::VirtAddr;
+use kmm_sim::FailingHeap;
 use kmm_vma::{Limits, MapFlags, Mm, MmapReq, Prot, RemapFlags, RemapReq, VmaError};
 
 #[test]
@@ -165,7 +166,7 @@ fn a_failed_allocation_changes_nothing() {
                     assert!(mm.mmap(req.fixed_at(va(1000 + 20 * at))).is_ok());
                 }
                 let before = picture(&mm);
-                let result = failing::after(allowed, || op(&mut mm, &remap));
+                let result = FailingHeap::after(allowed, || op(&mut mm, &remap));
                 mm.validate();
                 if result.is_ok() {
                     break;
@@ -180,6 +181,6 @@ fn a_failed_allocation_changes_nothing() {
     }
     let mut parent = linux();
     assert!(parent.mmap(fixed(LOWEST, PAGE)).is_ok());
-    let child = failing::after(0, || parent.fork().map(|_| ()));
+    let child = FailingHeap::after(0, || parent.fork().map(|_| ()));
     assert_eq!(child, Err(VmaError::NoMemory));
 }

@@ -7,8 +7,9 @@ mod common;
 use core::ops::Range;
 
 use common::oracle::{Most, Oracle};
-use common::{END, MIN, PAGE, Rng, failing, small_layout, va};
+use common::{END, MIN, PAGE, small_layout, va};
 use kmm_frame::VirtAddr;
+use kmm_sim::{FailingHeap, Rng, seeded};
 use kmm_vma::{Limits, MapFlags, Mm, MmapReq, Prot, RemapFlags, RemapReq, VmFlags, VmaError};
 
 const MAY_ALL: VmFlags = VmFlags::MAYREAD
@@ -88,7 +89,7 @@ impl Script {
     }
 
     fn prot(&mut self) -> Prot {
-        Prot::from_bits_truncate(self.rng.pick(&[0, 1, 1, 3, 3, 3, 5, 7, 2]))
+        Prot::from_bits_truncate(*self.rng.pick(&[0, 1, 1, 3, 3, 3, 5, 7, 2]))
     }
 
     /// Runs one operation on both, with an allocation that fails now and then; then the two must agree. A failed
@@ -104,7 +105,7 @@ impl Script {
         let fails = self.rng.one_in(3);
         let result = if fails {
             let allowed = self.rng.below(2) as u32;
-            failing::after(allowed, || real(&mut self.mm))
+            FailingHeap::after(allowed, || real(&mut self.mm))
         } else {
             real(&mut self.mm)
         };
@@ -131,14 +132,14 @@ impl Script {
 
     fn mmap(&mut self) {
         let addr = if self.rng.one_in(4) { 0 } else { self.addr() };
-        let mut flags = self.rng.pick(&[2, 2, 2, 2, 1, 1, 3, 0]);
-        flags |= self.rng.pick(&[0, 0, 0x10, 0x10, 0x10, 0x10_0000]);
+        let mut flags = *self.rng.pick(&[2, 2, 2, 2, 1, 1, 3, 0]);
+        flags |= *self.rng.pick(&[0, 0, 0x10, 0x10, 0x10, 0x10_0000]);
         for (bit, rare) in [(0x100, 8), (0x2000, 6), (0x4000, 12)] {
             if self.rng.one_in(rare) {
                 flags |= bit;
             }
         }
-        let file = self.rng.pick(&[0, 0, 1, 1, 1, 2, 3, 4, 5]);
+        let file = *self.rng.pick(&[0, 0, 1, 1, 1, 2, 3, 4, 5]);
         let req = MmapReq {
             addr: VirtAddr::new(addr),
             len_bytes: self.len(),
@@ -202,7 +203,7 @@ impl Script {
     fn set_flags(&mut self) {
         let first = self.rng.below(END);
         let range = first..first + 1 + self.rng.below(6);
-        let flags = self
+        let flags = *self
             .rng
             .pick(&[VmFlags::DONTEXPAND, VmFlags::PFNMAP, VmFlags::DONTCOPY]);
         let set = self.rng.one_in(3);
@@ -234,7 +235,7 @@ impl Script {
             old_addr: VirtAddr::new(self.addr()),
             old_len_bytes: self.len(),
             new_len_bytes: self.len(),
-            flags: RemapFlags::from_bits_truncate(self.rng.pick(&[0, 1, 1, 3, 3, 3, 2])),
+            flags: RemapFlags::from_bits_truncate(*self.rng.pick(&[0, 1, 1, 3, 3, 3, 2])),
             new_addr: VirtAddr::new(self.addr()),
         };
         self.now = format!("{req:x?}");
@@ -364,24 +365,25 @@ impl Script {
 
 #[test]
 fn random_edits_match_the_oracle() {
-    let mut seeds = Rng::for_test("random_edits_match_the_oracle", 0x5eed);
-    let mut done = [0; 8];
-    let mut injected = 0;
-    for _ in 0..60 {
-        let seed = seeds.next();
-        let mut script = Script::new(Rng::from_seed(seed));
-        for _ in 0..500 {
-            script.step();
+    seeded(0x5eed, |seeds| {
+        let mut done = [0; 8];
+        let mut injected = 0;
+        for _ in 0..60 {
+            let seed = seeds.next_u64();
+            let mut script = Script::new(Rng::new(seed));
+            for _ in 0..500 {
+                script.step();
+            }
+            for (sum, n) in done.iter_mut().zip(script.done) {
+                *sum += n;
+            }
+            injected += script.injected;
         }
-        for (sum, n) in done.iter_mut().zip(script.done) {
-            *sum += n;
-        }
-        injected += script.injected;
-    }
-    println!("done: {done:?}, refused by injected failures: {injected}");
-    assert!(
-        done.iter().all(|&n| n > 50),
-        "a kind was hardly tried: {done:?}"
-    );
-    assert!(injected > 50, "few failures met anything: {injected}");
+        println!("done: {done:?}, refused by injected failures: {injected}");
+        assert!(
+            done.iter().all(|&n| n > 50),
+            "a kind was hardly tried: {done:?}"
+        );
+        assert!(injected > 50, "few failures met anything: {injected}");
+    });
 }

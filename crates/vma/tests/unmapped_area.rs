@@ -5,8 +5,9 @@ mod common;
 
 use core::ops::Range;
 
-use common::{BASE, END, GAP, MIN, PAGE, Rng, small_mm, va};
+use common::{BASE, END, GAP, MIN, PAGE, small_mm, va};
 use kmm_frame::VirtAddr;
+use kmm_sim::seeded;
 use kmm_vma::{Limits, MapFlags, Mm, MmLayout, MmapReq, Prot, VmaError};
 
 const RW: Prot = Prot::READ.union(Prot::WRITE);
@@ -27,49 +28,50 @@ fn is_room(taken: &[Option<bool>], range: &Range<u64>) -> bool {
 
 #[test]
 fn room_is_where_a_search_of_every_place_finds_it() {
-    let mut rng = Rng::for_test("room_is_where_a_search_of_every_place_finds_it", 7);
-    let mut found = [0_u32; 4];
-    for _ in 0..2000 {
-        let mut mm = small_mm();
-        let mut taken = vec![None; END as usize];
-        for _ in 0..rng.below(14) {
-            let (first, nr) = (MIN + rng.below(END - MIN), 1 + rng.below(7));
-            let stack = rng.one_in(3);
-            let end = (first + nr).min(END);
-            map(&mut mm, first, end - first, stack);
-            taken[first as usize..end as usize].fill(Some(stack));
+    seeded(7, |rng| {
+        let mut found = [0_u32; 4];
+        for _ in 0..2000 {
+            let mut mm = small_mm();
+            let mut taken = vec![None; END as usize];
+            for _ in 0..rng.below(14) {
+                let (first, nr) = (MIN + rng.below(END - MIN), 1 + rng.below(7));
+                let stack = rng.one_in(3);
+                let end = (first + nr).min(END);
+                map(&mut mm, first, end - first, stack);
+                taken[first as usize..end as usize].fill(Some(stack));
+            }
+            for _ in 0..10 {
+                let largest = if rng.one_in(5) { END } else { 8 };
+                let nr = 1 + rng.below(largest);
+                let hint = rng.below(END + 4) * PAGE + rng.below(PAGE);
+                let rounded = match hint / PAGE {
+                    page @ 1..MIN => {
+                        assert!(page < MIN);
+                        MIN
+                    }
+                    page => page,
+                };
+                let fits = |at: u64, end: u64| at + nr <= end && is_room(&taken, &(at..at + nr));
+                let (kind, expected) = if rounded > 0 && fits(rounded, END) {
+                    (0, Some(rounded))
+                } else if let Some(at) = (MIN..BASE).rev().find(|&at| fits(at, BASE)) {
+                    (1, Some(at))
+                } else if let Some(at) = (MIN..END).find(|&at| fits(at, END)) {
+                    (2, Some(at))
+                } else {
+                    (3, None)
+                };
+                found[kind] += 1;
+                let got = mm.unmapped_area(VirtAddr::new(hint), nr * PAGE, MapFlags::empty());
+                assert_eq!(
+                    got,
+                    expected.map(va).ok_or(VmaError::NoMemory),
+                    "{taken:?} {nr} {hint:#x}"
+                );
+            }
         }
-        for _ in 0..10 {
-            let largest = if rng.one_in(5) { END } else { 8 };
-            let nr = 1 + rng.below(largest);
-            let hint = rng.below(END + 4) * PAGE + rng.below(PAGE);
-            let rounded = match hint / PAGE {
-                page @ 1..MIN => {
-                    assert!(page < MIN);
-                    MIN
-                }
-                page => page,
-            };
-            let fits = |at: u64, end: u64| at + nr <= end && is_room(&taken, &(at..at + nr));
-            let (kind, expected) = if rounded > 0 && fits(rounded, END) {
-                (0, Some(rounded))
-            } else if let Some(at) = (MIN..BASE).rev().find(|&at| fits(at, BASE)) {
-                (1, Some(at))
-            } else if let Some(at) = (MIN..END).find(|&at| fits(at, END)) {
-                (2, Some(at))
-            } else {
-                (3, None)
-            };
-            found[kind] += 1;
-            let got = mm.unmapped_area(VirtAddr::new(hint), nr * PAGE, MapFlags::empty());
-            assert_eq!(
-                got,
-                expected.map(va).ok_or(VmaError::NoMemory),
-                "{taken:?} {nr} {hint:#x}"
-            );
-        }
-    }
-    assert!(found.iter().all(|&n| n > 100), "{found:?}");
+        assert!(found.iter().all(|&n| n > 100), "{found:?}");
+    });
 }
 
 #[test]
