@@ -5,6 +5,11 @@ use core::ops::Range;
 
 use kmm_frame::{PAGE_SIZE, PhysAddr, VirtAddr};
 
+use RegionKind::{
+    CpuEntryArea, DirectMap, Efi, EspFixup, Fixmap, GuardHole, Hole, KasanShadow, KernelText,
+    LdtRemap, Modules, NonCanonical, User, Vmalloc, Vmemmap, Vsyscall,
+};
+
 use crate::Levels;
 
 /// What a region of the address space is for.
@@ -87,272 +92,89 @@ pub struct Layout {
     regions: &'static [Region],
 }
 
-const fn region(kind: RegionKind, first: u64, last: u64) -> Region {
-    Region {
-        kind,
-        first: VirtAddr::new(first),
-        last: VirtAddr::new(last),
-    }
-}
-
-const FOUR: &[Region] = &[
-    region(RegionKind::User, 0, 0x0000_7fff_ffff_ffff),
-    region(
-        RegionKind::NonCanonical,
-        0x0000_8000_0000_0000,
-        0xffff_7fff_ffff_ffff,
-    ),
-    region(
-        RegionKind::GuardHole,
-        0xffff_8000_0000_0000,
-        0xffff_87ff_ffff_ffff,
-    ),
-    region(
-        RegionKind::LdtRemap,
-        0xffff_8800_0000_0000,
-        0xffff_887f_ffff_ffff,
-    ),
-    region(
-        RegionKind::DirectMap,
-        0xffff_8880_0000_0000,
-        0xffff_c87f_ffff_ffff,
-    ),
-    region(
-        RegionKind::Hole,
-        0xffff_c880_0000_0000,
-        0xffff_c8ff_ffff_ffff,
-    ),
-    region(
-        RegionKind::Vmalloc,
-        0xffff_c900_0000_0000,
-        0xffff_e8ff_ffff_ffff,
-    ),
-    region(
-        RegionKind::Hole,
-        0xffff_e900_0000_0000,
-        0xffff_e9ff_ffff_ffff,
-    ),
-    region(
-        RegionKind::Vmemmap,
-        0xffff_ea00_0000_0000,
-        0xffff_eaff_ffff_ffff,
-    ),
-    region(
-        RegionKind::Hole,
-        0xffff_eb00_0000_0000,
-        0xffff_ebff_ffff_ffff,
-    ),
-    region(
-        RegionKind::KasanShadow,
-        0xffff_ec00_0000_0000,
-        0xffff_fbff_ffff_ffff,
-    ),
-    region(
-        RegionKind::Hole,
-        0xffff_fc00_0000_0000,
-        0xffff_fdff_ffff_ffff,
-    ),
-    region(
-        RegionKind::CpuEntryArea,
-        0xffff_fe00_0000_0000,
-        0xffff_fe7f_ffff_ffff,
-    ),
-    region(
-        RegionKind::Hole,
-        0xffff_fe80_0000_0000,
-        0xffff_feff_ffff_ffff,
-    ),
-    region(
-        RegionKind::EspFixup,
-        0xffff_ff00_0000_0000,
-        0xffff_ff7f_ffff_ffff,
-    ),
-    region(
-        RegionKind::Hole,
-        0xffff_ff80_0000_0000,
-        0xffff_ffee_ffff_ffff,
-    ),
-    region(
-        RegionKind::Efi,
-        0xffff_ffef_0000_0000,
-        0xffff_fffe_ffff_ffff,
-    ),
-    region(
-        RegionKind::Hole,
-        0xffff_ffff_0000_0000,
-        0xffff_ffff_7fff_ffff,
-    ),
-    region(
-        RegionKind::KernelText,
-        0xffff_ffff_8000_0000,
-        0xffff_ffff_9fff_ffff,
-    ),
-    region(
-        RegionKind::Modules,
-        0xffff_ffff_a000_0000,
-        0xffff_ffff_feff_ffff,
-    ),
-    region(
-        RegionKind::Hole,
-        0xffff_ffff_ff00_0000,
-        0xffff_ffff_ff3f_ffff,
-    ),
-    region(
-        RegionKind::Fixmap,
-        0xffff_ffff_ff40_0000,
-        0xffff_ffff_ff5f_ffff,
-    ),
-    region(
-        RegionKind::Vsyscall,
-        0xffff_ffff_ff60_0000,
-        0xffff_ffff_ff60_0fff,
-    ),
-    region(
-        RegionKind::Hole,
-        0xffff_ffff_ff60_1000,
-        0xffff_ffff_ffff_ffff,
-    ),
+/// What starts where; it ends where the next starts. Below, the two layouts differ.
+const LOW_FOUR: [(RegionKind, u64); 11] = [
+    (User, 0),
+    (NonCanonical, 0x0000_8000_0000_0000),
+    (GuardHole, 0xffff_8000_0000_0000),
+    (LdtRemap, 0xffff_8800_0000_0000),
+    (DirectMap, 0xffff_8880_0000_0000),
+    (Hole, 0xffff_c880_0000_0000),
+    (Vmalloc, 0xffff_c900_0000_0000),
+    (Hole, 0xffff_e900_0000_0000),
+    (Vmemmap, 0xffff_ea00_0000_0000),
+    (Hole, 0xffff_eb00_0000_0000),
+    (KasanShadow, 0xffff_ec00_0000_0000),
 ];
 
-const FIVE: &[Region] = &[
-    region(RegionKind::User, 0, 0x00ff_ffff_ffff_ffff),
-    region(
-        RegionKind::NonCanonical,
-        0x0100_0000_0000_0000,
-        0xfeff_ffff_ffff_ffff,
-    ),
-    region(
-        RegionKind::GuardHole,
-        0xff00_0000_0000_0000,
-        0xff0f_ffff_ffff_ffff,
-    ),
-    region(
-        RegionKind::LdtRemap,
-        0xff10_0000_0000_0000,
-        0xff10_ffff_ffff_ffff,
-    ),
-    region(
-        RegionKind::DirectMap,
-        0xff11_0000_0000_0000,
-        0xff90_ffff_ffff_ffff,
-    ),
-    region(
-        RegionKind::Hole,
-        0xff91_0000_0000_0000,
-        0xff9f_ffff_ffff_ffff,
-    ),
-    region(
-        RegionKind::Vmalloc,
-        0xffa0_0000_0000_0000,
-        0xffd1_ffff_ffff_ffff,
-    ),
-    region(
-        RegionKind::Hole,
-        0xffd2_0000_0000_0000,
-        0xffd3_ffff_ffff_ffff,
-    ),
-    region(
-        RegionKind::Vmemmap,
-        0xffd4_0000_0000_0000,
-        0xffd5_ffff_ffff_ffff,
-    ),
-    region(
-        RegionKind::Hole,
-        0xffd6_0000_0000_0000,
-        0xffde_ffff_ffff_ffff,
-    ),
-    region(
-        RegionKind::KasanShadow,
-        0xffdf_0000_0000_0000,
-        0xffff_fbff_ffff_ffff,
-    ),
-    region(
-        RegionKind::Hole,
-        0xffff_fc00_0000_0000,
-        0xffff_fdff_ffff_ffff,
-    ),
-    region(
-        RegionKind::CpuEntryArea,
-        0xffff_fe00_0000_0000,
-        0xffff_fe7f_ffff_ffff,
-    ),
-    region(
-        RegionKind::Hole,
-        0xffff_fe80_0000_0000,
-        0xffff_feff_ffff_ffff,
-    ),
-    region(
-        RegionKind::EspFixup,
-        0xffff_ff00_0000_0000,
-        0xffff_ff7f_ffff_ffff,
-    ),
-    region(
-        RegionKind::Hole,
-        0xffff_ff80_0000_0000,
-        0xffff_ffee_ffff_ffff,
-    ),
-    region(
-        RegionKind::Efi,
-        0xffff_ffef_0000_0000,
-        0xffff_fffe_ffff_ffff,
-    ),
-    region(
-        RegionKind::Hole,
-        0xffff_ffff_0000_0000,
-        0xffff_ffff_7fff_ffff,
-    ),
-    region(
-        RegionKind::KernelText,
-        0xffff_ffff_8000_0000,
-        0xffff_ffff_9fff_ffff,
-    ),
-    region(
-        RegionKind::Modules,
-        0xffff_ffff_a000_0000,
-        0xffff_ffff_feff_ffff,
-    ),
-    region(
-        RegionKind::Hole,
-        0xffff_ffff_ff00_0000,
-        0xffff_ffff_ff3f_ffff,
-    ),
-    region(
-        RegionKind::Fixmap,
-        0xffff_ffff_ff40_0000,
-        0xffff_ffff_ff5f_ffff,
-    ),
-    region(
-        RegionKind::Vsyscall,
-        0xffff_ffff_ff60_0000,
-        0xffff_ffff_ff60_0fff,
-    ),
-    region(
-        RegionKind::Hole,
-        0xffff_ffff_ff60_1000,
-        0xffff_ffff_ffff_ffff,
-    ),
+const LOW_FIVE: [(RegionKind, u64); 11] = [
+    (User, 0),
+    (NonCanonical, 0x0100_0000_0000_0000),
+    (GuardHole, 0xff00_0000_0000_0000),
+    (LdtRemap, 0xff10_0000_0000_0000),
+    (DirectMap, 0xff11_0000_0000_0000),
+    (Hole, 0xff91_0000_0000_0000),
+    (Vmalloc, 0xffa0_0000_0000_0000),
+    (Hole, 0xffd2_0000_0000_0000),
+    (Vmemmap, 0xffd4_0000_0000_0000),
+    (Hole, 0xffd6_0000_0000_0000),
+    (KasanShadow, 0xffdf_0000_0000_0000),
 ];
 
-const _: () = assert!(covers_everything_once(FOUR) && halves_are_canonical(FOUR, Levels::Four));
-const _: () = assert!(covers_everything_once(FIVE) && halves_are_canonical(FIVE, Levels::Five));
+const HIGH: [(RegionKind, u64); 13] = [
+    (Hole, 0xffff_fc00_0000_0000),
+    (CpuEntryArea, 0xffff_fe00_0000_0000),
+    (Hole, 0xffff_fe80_0000_0000),
+    (EspFixup, 0xffff_ff00_0000_0000),
+    (Hole, 0xffff_ff80_0000_0000),
+    (Efi, 0xffff_ffef_0000_0000),
+    (Hole, 0xffff_ffff_0000_0000),
+    (KernelText, 0xffff_ffff_8000_0000),
+    (Modules, 0xffff_ffff_a000_0000),
+    (Hole, 0xffff_ffff_ff00_0000),
+    (Fixmap, 0xffff_ffff_ff40_0000),
+    (Vsyscall, 0xffff_ffff_ff60_0000),
+    (Hole, 0xffff_ffff_ff60_1000),
+];
 
-/// Whether the regions start at 0, each where the one before ended, and end with the last address: so none overlap.
-const fn covers_everything_once(regions: &[Region]) -> bool {
-    let mut next = Some(0);
-    let mut i = 0;
-    while i < regions.len() {
-        let region = &regions[i];
-        match next {
-            Some(next) if next == region.first.as_u64() => {}
-            _ => return false,
-        }
-        if region.last.as_u64() < region.first.as_u64() {
-            return false;
-        }
-        next = region.last.as_u64().checked_add(1);
-        i += 1;
+const FOUR: [Region; 24] = regions(&LOW_FOUR);
+const FIVE: [Region; 24] = regions(&LOW_FIVE);
+
+const _: () = assert!(halves_are_canonical(&FOUR, Levels::Four));
+const _: () = assert!(halves_are_canonical(&FIVE, Levels::Five));
+
+/// The rows of `low` and of [`HIGH`] as regions: everything from 0 to the last address, once.
+const fn regions<const NR_LOW: usize, const NR: usize>(
+    low: &[(RegionKind, u64); NR_LOW],
+) -> [Region; NR] {
+    assert!(low[0].1 == 0 && NR == NR_LOW + HIGH.len());
+    let mut regions = [Region {
+        kind: Hole,
+        first: VirtAddr::ZERO,
+        last: VirtAddr::new(u64::MAX),
+    }; NR];
+    let mut nth = NR;
+    let mut end = None;
+    while nth > 0 {
+        nth -= 1;
+        let (kind, first) = if nth < NR_LOW {
+            low[nth]
+        } else {
+            HIGH[nth - NR_LOW]
+        };
+        let last = match end {
+            Some(end) => end - 1,
+            None => u64::MAX,
+        };
+        assert!(first <= last, "upwards");
+        regions[nth] = Region {
+            kind,
+            first: VirtAddr::new(first),
+            last: VirtAddr::new(last),
+        };
+        end = Some(first);
     }
-    next.is_none()
+    regions
 }
 
 /// Whether exactly the region that says so holds the addresses that are not canonical.
@@ -377,13 +199,13 @@ impl Layout {
     /// 48-bit addresses.
     pub const FOUR: Self = Self {
         levels: Levels::Four,
-        regions: FOUR,
+        regions: &FOUR,
     };
 
     /// 57-bit addresses.
     pub const FIVE: Self = Self {
         levels: Levels::Five,
-        regions: FIVE,
+        regions: &FIVE,
     };
 
     /// The layout for tables of `levels` levels.
