@@ -203,10 +203,14 @@ pub(crate) fn programs() -> Result<Vec<(String, PathBuf)>> {
 
 fn compile(rustc: &Path, source: &Path, out: &Path, args: &[&std::ffi::OsStr]) -> Result<()> {
     let modified = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
-    let rt = fs::read_dir(proc::root().join("user/rt"))?
+    let shared = proc::root().join("user/rt");
+    let parts = [shared, source.with_extension("")]
+        .into_iter()
+        .filter_map(|dir| fs::read_dir(dir).ok())
+        .flatten()
         .flatten()
         .map(|file| file.path());
-    let inputs: Vec<PathBuf> = rt
+    let inputs: Vec<PathBuf> = parts
         .chain([source.to_path_buf(), std::env::current_exe()?])
         .collect();
     if modified(out).is_some() && inputs.iter().all(|input| modified(out) > modified(input)) {
