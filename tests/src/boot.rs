@@ -73,6 +73,21 @@ pub fn boot_as(
     config: Config,
     prepare: impl FnOnce(Early<Machine>) -> Early<Machine>,
 ) -> Result<Booted, BuildError> {
+    boot_with_hooks(config, prepare, Hooks::default())
+}
+
+/// As [`boot_as`], with hooks; those for mistakes panic.
+///
+/// # Errors
+/// [`BuildError`].
+///
+/// # Panics
+/// As [`boot`].
+pub fn boot_with_hooks(
+    config: Config,
+    prepare: impl FnOnce(Early<Machine>) -> Early<Machine>,
+    hooks: Hooks,
+) -> Result<Booted, BuildError> {
     let levels = if config.nr_levels == 5 {
         Levels::Five
     } else {
@@ -104,7 +119,7 @@ pub fn boot_as(
     let hooks = Hooks {
         on_bad_page: |bad| panic!("{bad}"),
         on_slub_bug: |bug| panic!("{bug}"),
-        ..Hooks::default()
+        ..hooks
     };
     let manager = Manager::build(early, root, tables, &space, hooks)?;
     Ok(Booted {

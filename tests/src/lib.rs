@@ -3,5 +3,7 @@
 mod boot;
 mod file;
 
-pub use boot::{Booted, KERNEL_IMAGE, boot, boot_as, boot_with_nodes, image_parts};
+pub use boot::{
+    Booted, KERNEL_IMAGE, boot, boot_as, boot_with_hooks, boot_with_nodes, image_parts,
+};
 pub use file::MemFile;

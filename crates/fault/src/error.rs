@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use kmm_pagetable_walker::FrameOwner;
+
 /// Why a program gets SIGSEGV. Linux: `si_code`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SegvCode {
@@ -50,6 +52,8 @@ pub enum FaultError {
     Segv(SegvCode),
     /// The file or the device has no such page: SIGBUS.
     Bus,
+    /// The guard of the tables does not let the file's page be mapped, as it belongs to this owner: SIGBUS.
+    Owned(FrameOwner),
     /// No page could be had.
     OutOfMemory,
     /// The tables are corrupt: a bug of the kernel.
@@ -63,6 +67,7 @@ impl fmt::Display for FaultError {
         match self {
             Self::Segv(code) => write!(f, "segmentation fault ({code})"),
             Self::Bus => f.write_str("no such page in the file or device"),
+            Self::Owned(owner) => write!(f, "page of the file belongs to {owner}"),
             Self::OutOfMemory => f.write_str("out of memory"),
             Self::Corrupt => f.write_str("corrupt page tables"),
             Self::KernelExec => f.write_str("kernel tried to execute user memory"),

@@ -193,7 +193,8 @@ where
     ) -> Result<FaultKind, FaultError> {
         let FilePage { pfn, major } = file.page(pgoff).map_err(file_error)?;
         let (env, map) = (self.env, self.map);
-        let mut slot = self.slot().inspect_err(|_| {
+        let allowed = env.mapper.may_map([pfn]).map_err(map_error);
+        let mut slot = allowed.and_then(|()| self.slot()).inspect_err(|_| {
             // SAFETY: the file took this reference for us, and no entry uses it.
             unsafe { put_page(&map, env.pages, pfn) };
         })?;
@@ -349,10 +350,15 @@ where
 
     fn slot(&mut self) -> Result<PteSlot<'_, 'a, S, A>, FaultError> {
         let slot = self.env.mapper.leaf_slot(self.root, self.page);
-        slot.map_err(|error| match error {
-            MapError::Alloc(_) => FaultError::OutOfMemory,
-            _ => FaultError::Corrupt,
-        })
+        slot.map_err(map_error)
+    }
+}
+
+fn map_error(error: MapError) -> FaultError {
+    match error {
+        MapError::Alloc(_) => FaultError::OutOfMemory,
+        MapError::Owned(owner) => FaultError::Owned(owner),
+        _ => FaultError::Corrupt,
     }
 }
 

@@ -82,7 +82,7 @@ fn what_forbids_to_free_is_what_linux_says() {
         | PageFlags::ACTIVE
         | PageFlags::UNEVICTABLE
         | PageFlags::MLOCKED;
-    let types = PageFlags::BUDDY | PageFlags::TABLE | PageFlags::ACCOUNTED;
+    let types = PageFlags::BUDDY | PageFlags::TABLE | PageFlags::ACCOUNTED | PageFlags::IMAGE;
     assert_eq!(PageFlags::CHECK_AT_FREE, linux | types);
     assert_eq!(PageFlags::CHECK_AT_PREP, PageFlags::all());
     for flag in PageFlags::all().iter() {

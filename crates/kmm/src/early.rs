@@ -13,7 +13,7 @@ use core::ops::Range;
 use core::ptr::NonNull;
 
 use kmm_frame::memblock::{Memblock, MemblockError};
-use kmm_frame::{Gfp, MemMap, PAGE_SIZE, PfnRange, PhysAddr, Topology, VirtAddr};
+use kmm_frame::{Gfp, MemMap, PAGE_SIZE, PageFlags, PfnRange, PhysAddr, Topology, VirtAddr};
 use kmm_host::{AllocError, Host, PageBlock, PageReq, PageSource, PhysMap};
 use kmm_pagetable_walker::{Level, Levels, MapError, Mapper, PteFlags, Root, TableCounter};
 use kmm_slub::Callers;
@@ -106,6 +106,8 @@ pub struct Early<H: Host> {
     pub(crate) cores: [Amount; 2],
     /// Which object caches are debugged, and who knows where they are called from.
     pub(crate) slub_debug: (&'static str, Callers),
+    /// Whether the manager begins with its guard against second mappings on.
+    pub(crate) guards_maps: bool,
 }
 
 impl<H: Host> fmt::Debug for Early<H> {
@@ -155,6 +157,7 @@ impl<H: Host> Early<H> {
             topology: Topology::single(),
             cores: [Amount::NONE; 2],
             slub_debug: ("", Callers(&())),
+            guards_maps: false,
         };
         early.memory = early.keep_memory()?;
         Ok(early)
@@ -184,6 +187,14 @@ impl<H: Host> Early<H> {
         self
     }
 
+    /// From the start, refuses to map frames of slabs, of page tables and of the kernel image a second time: see
+    /// [`Manager::map_guard`](crate::Manager::map_guard). Without, that is off until it is turned on.
+    #[must_use]
+    pub const fn with_map_guard(mut self) -> Self {
+        self.guards_maps = true;
+        self
+    }
+
     /// The ranges of RAM, for ever.
     #[must_use]
     pub const fn memory(&self) -> &'static [PfnRange] {
@@ -202,7 +213,8 @@ impl<H: Host> Early<H> {
     }
 
     /// Builds the kernel's final tables: all RAM at the direct map with the largest pages that fit, the image with its
-    /// rights, and entries for vmalloc. Nothing else is mapped: the identity map is gone once they are loaded.
+    /// rights, and entries for vmalloc. Nothing else is mapped: the identity map is gone once they are loaded. The image's
+    /// frames are marked as such.
     ///
     /// # Errors
     /// [`BuildError`]. What was taken from memblock by then stays taken.
@@ -222,7 +234,12 @@ impl<H: Host> Early<H> {
             map_frames(&mapper, &mut root, space, frames)?;
         }
         for part in image {
+            let size_bytes = part.range.end - part.range.start;
+            let frames = PfnRange::covering(part.phys, part.phys + size_bytes);
             mapper.map_range(&mut root, part.range, part.phys, part.flags, Level::Pmd)?;
+            for page in frames.iter().filter_map(|pfn| self.map.get(pfn)) {
+                page.set(PageFlags::IMAGE);
+            }
         }
         Ok(root)
     }

@@ -8,8 +8,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use kmm_fault::{FaultError, FaultKind};
 use kmm_frame::memblock::Accounting as BootAccounting;
 use kmm_frame::{MemMap, PAGE_SIZE, Pfn, PfnRange, Topology, VmEvent};
-use kmm_host::{Cpus, Host, PhysMap};
-use kmm_pagetable_walker::{KernelHalf, Levels, Mapper, Root, TableCounter};
+use kmm_host::{Cpus, Host, PhysMap, SlabHook};
+use kmm_pagetable_walker::{KernelHalf, Levels, MapGuard, Mapper, Root, TableCounter};
 use kmm_slub::{CacheSlot, CpuSlot, Slub, SlubBug, SlubConfig, SlubStorage};
 use kmm_vmalloc::{Vmalloc, VmallocConfig};
 use kmm_zone::{
@@ -47,6 +47,8 @@ pub struct Hooks {
     pub on_bad_page: fn(BadPage),
     /// An object was freed wrongly, or a cache is corrupt.
     pub on_slub_bug: fn(&SlubBug),
+    /// Is told which frames become slabs, and cease to be.
+    pub slabs: &'static (dyn SlabHook + Sync),
     /// Whom the page allocator asks for memory, and tells what it does.
     pub alloc: AllocHooks,
 }
@@ -57,6 +59,7 @@ impl Default for Hooks {
         Self {
             on_bad_page: |_| {},
             on_slub_bug: |_| {},
+            slabs: &(),
             alloc: AllocHooks::NONE,
         }
     }
@@ -84,6 +87,7 @@ pub struct Manager<H: Host> {
     kernel_tables: &'static TableCounter,
     kernel_half: KernelHalf,
     levels: Levels,
+    guard: &'static MapGuard,
     zero_page: Pfn,
     topology: &'static Topology,
     boot: BootAccounting,
@@ -145,6 +149,7 @@ impl<H: Host> Manager<H> {
             topology: Some(topology),
             debug: early.slub_debug.0,
             callers: early.slub_debug.1,
+            slabs: hooks.slabs,
             ..SlubConfig::new(hooks.on_slub_bug)
         };
         let slub = Slub::new(alloc, host.phys(), map, host.cpus(), storage, config)
@@ -152,6 +157,11 @@ impl<H: Host> Manager<H> {
         let slub: &'static Objects<H> = early.place(slub)?;
         let shrinker = alloc.shrinkers().register(slub);
         shrinker.map_err(|_| BuildError::Slub)?;
+        let guard: &'static MapGuard = early.place(if early.guards_maps {
+            MapGuard::on()
+        } else {
+            MapGuard::off()
+        })?;
         let place = early.reserve_place::<Self>()?;
         let memory = early.memory();
         let is_ram: &'static IsRam =
@@ -172,6 +182,7 @@ impl<H: Host> Manager<H> {
         map.reserve(PfnRange::new(reserved_start, map.range().end()));
         // SAFETY: as in `Manager::mapper`.
         let mapper = unsafe { Mapper::new(host.ptes(), alloc, map, space.levels, kernel_tables) };
+        let mapper = mapper.with_guard(guard);
         let config = VmallocConfig {
             range: space.vmalloc.clone(),
             is_ram,
@@ -189,6 +200,7 @@ impl<H: Host> Manager<H> {
             kernel_tables,
             kernel_half,
             levels: space.levels,
+            guard,
             zero_page,
             topology,
             boot,
@@ -238,6 +250,13 @@ impl<H: Host> Manager<H> {
         self.kernel_tables
     }
 
+    /// Whether frames of slabs, of page tables and of the kernel image may be mapped a second time, by `vmap` or for a program:
+    /// to be turned on and off at any time. Off unless [`Early::with_map_guard`] said otherwise.
+    #[must_use]
+    pub const fn map_guard(&self) -> &'static MapGuard {
+        self.guard
+    }
+
     /// The page of zeros that all share.
     #[must_use]
     pub const fn zero_page(&self) -> Pfn {
@@ -262,7 +281,9 @@ impl<H: Host> Manager<H> {
         // SAFETY: 1: the zones hand out RAM that the host's tables reach, and that the map describes. 2: this crate
         // enters a frame for the address space that holds a reference of it, and puts that after the flush. 3: every
         // root of this manager has these levels.
-        unsafe { Mapper::new(self.host.ptes(), self.alloc, self.map, self.levels, tables) }
+        let mapper =
+            unsafe { Mapper::new(self.host.ptes(), self.alloc, self.map, self.levels, tables) };
+        mapper.with_guard(self.guard)
     }
 
     /// The page allocator that waits where it may: zones, and the slow path above them.

@@ -4,6 +4,8 @@ use core::fmt;
 
 use kmm_host::AllocError;
 
+use crate::FrameOwner;
+
 /// Why an operation was refused. Nothing has changed then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -22,6 +24,8 @@ pub enum MapError {
     NotPreallocated,
     /// The frames do not lie in a row, or their flags differ.
     NotUniform,
+    /// The guard does not let a frame of this owner be mapped a second time.
+    Owned(FrameOwner),
     /// No memory for tables.
     Alloc(AllocError),
 }
@@ -36,6 +40,7 @@ impl fmt::Display for MapError {
             Self::WrongHalf => "a user root cannot change the kernel half",
             Self::NotPreallocated => "entry of the kernel's top table was not preallocated",
             Self::NotUniform => "pages cannot be joined",
+            Self::Owned(owner) => return write!(f, "frame belongs to {owner}"),
             Self::Alloc(error) => return fmt::Display::fmt(error, f),
         })
     }

@@ -2,7 +2,7 @@
 
 use core::ops::{ControlFlow, Range};
 
-use kmm_frame::{PAGE_SHIFT, Pfn, PhysAddr, VirtAddr};
+use kmm_frame::{PAGE_SHIFT, Pfn, PfnRange, PhysAddr, VirtAddr};
 use kmm_host::{PageSource, PteStore};
 
 use crate::table::{Table, TablePool};
@@ -64,6 +64,7 @@ impl<'a, S: PteStore, A: PageSource> Mapper<'a, S, A> {
             _ => return Err(MapError::BadRange),
         }
         let fit = Fit::new(largest, extent.first, phys)?;
+        self.may_map(PfnRange::covering(phys, phys + length).iter())?;
         let pool = self.fill_pool(self.count_tables(root, extent, fit)?)?;
         self.enter(root, extent, fit, flags, pool, |first| {
             (phys + (first - extent.first)).pfn()
@@ -73,8 +74,10 @@ impl<'a, S: PteStore, A: PageSource> Mapper<'a, S, A> {
 
     /// Maps base pages of any frames: page `n` of the range to `frame(n)`. Linux: `vmap_pages_range`.
     ///
+    /// `frame` is called once for each page, in rising order; under a guard that is on, once more before.
+    ///
     /// # Errors
-    /// [`MapError`]; nothing has changed then, and `frame` was not called.
+    /// [`MapError`]; nothing has changed then, and without a guard `frame` was not called.
     pub fn map_frames(
         &self,
         root: &mut Root,
@@ -86,6 +89,8 @@ impl<'a, S: PteStore, A: PageSource> Mapper<'a, S, A> {
             return Ok(());
         };
         let fit = Fit::BASE_PAGES;
+        let nr_pages = VirtAddr::new(extent.last - extent.first).as_usize() >> PAGE_SHIFT;
+        self.may_map((0..=nr_pages).map(&mut frame))?;
         let pool = self.fill_pool(self.count_tables(root, extent, fit)?)?;
         self.enter(root, extent, fit, flags, pool, |first| {
             frame(VirtAddr::new(first - extent.first).as_usize() >> PAGE_SHIFT)

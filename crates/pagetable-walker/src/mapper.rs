@@ -6,10 +6,10 @@
 
 use core::fmt;
 
-use kmm_frame::{Gfp, MemMap};
+use kmm_frame::{Gfp, MemMap, Pfn};
 use kmm_host::{PageSource, PteStore, TlbControl, TlbTarget};
 
-use crate::{Levels, MmuGather, TableCounter};
+use crate::{Levels, MapError, MapGuard, MmuGather, TableCounter};
 
 /// Walks and changes page tables: a bundle of references, made where it is needed and copied freely.
 pub struct Mapper<'a, S, A> {
@@ -19,6 +19,7 @@ pub struct Mapper<'a, S, A> {
     pub(crate) levels: Levels,
     pub(crate) tables: &'a TableCounter,
     pub(crate) gfp: Gfp,
+    guard: Option<&'a MapGuard>,
 }
 
 impl<S, A> Clone for Mapper<'_, S, A> {
@@ -61,6 +62,7 @@ impl<'a, S: PteStore, A: PageSource> Mapper<'a, S, A> {
             levels,
             tables,
             gfp: Gfp::KERNEL,
+            guard: None,
         }
     }
 
@@ -68,6 +70,38 @@ impl<'a, S: PteStore, A: PageSource> Mapper<'a, S, A> {
     #[must_use]
     pub const fn with_gfp(self, gfp: Gfp) -> Self {
         Self { gfp, ..self }
+    }
+
+    /// The same under a guard: calls that map frames which `guard` says must not be mapped again are refused while it is on. None
+    /// unless told.
+    #[must_use]
+    pub const fn with_guard(self, guard: &'a MapGuard) -> Self {
+        Self {
+            guard: Some(guard),
+            ..self
+        }
+    }
+
+    /// The same without a guard, for frames that were taken from a page source just now: nobody owns those.
+    #[must_use]
+    pub const fn without_guard(self) -> Self {
+        Self {
+            guard: None,
+            ..self
+        }
+    }
+
+    /// Whether the guard lets these frames be mapped. [`Mapper::map_page`], [`Mapper::map_range`] and [`Mapper::map_frames`] ask it
+    /// themselves; who writes entries through a [`PteSlot`](crate::PteSlot) asks here first.
+    ///
+    /// # Errors
+    /// [`MapError::Owned`].
+    #[inline]
+    pub fn may_map(&self, frames: impl IntoIterator<Item = Pfn>) -> Result<(), MapError> {
+        match self.guard {
+            Some(guard) if guard.is_on() => guard.check(&self.map, frames.into_iter()),
+            _ => Ok(()),
+        }
     }
 
     /// How many levels the tables have.

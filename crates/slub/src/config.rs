@@ -1,7 +1,7 @@
 //! What the host settles once.
 
 use kmm_frame::Topology;
-use kmm_host::Sanitizer;
+use kmm_host::{Sanitizer, SlabHook};
 
 use crate::{Callers, SlubBug};
 
@@ -32,6 +32,8 @@ pub struct SlubConfig {
     /// Is told which memory may be touched, of this allocator alone: then caches are checked and not merged, and redzones lie
     /// behind objects. Linux: `CONFIG_KASAN`.
     pub sanitizer: Option<&'static (dyn Sanitizer + Sync)>,
+    /// Is told which frames become slabs, and cease to be: once a slab, never on a fast path.
+    pub slabs: &'static (dyn SlabHook + Sync),
     /// A number that nobody can guess: what free objects and descriptors are sealed with.
     pub secret: u64,
     /// Which node frames and CPUs are of; `None` for one node.
@@ -52,6 +54,7 @@ impl SlubConfig {
             random_order: false,
             callers: Callers(&()),
             sanitizer: None,
+            slabs: &(),
             secret: 0x9e6c_63d0_876a_46a5,
             topology: None,
         }

@@ -4,7 +4,7 @@ use core::fmt;
 
 use kmm_frame::VirtAddr;
 use kmm_host::AllocError;
-use kmm_pagetable_walker::MapError;
+use kmm_pagetable_walker::{FrameOwner, MapError};
 
 /// Why a request was refused. Nothing has changed then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +24,8 @@ pub enum VmallocError {
     Occupied,
     /// Both writable and executable, or open to user mode.
     InvalidFlags,
+    /// The guard of the tables does not let a frame of this owner be mapped a second time.
+    Owned(FrameOwner),
     /// The tables disagree with the list of areas.
     Tables(MapError),
 }
@@ -38,6 +40,7 @@ impl fmt::Display for VmallocError {
             Self::IsRam => "physical range holds RAM",
             Self::Occupied => "addresses are taken",
             Self::InvalidFlags => "writable and executable, or open to user mode",
+            Self::Owned(owner) => return write!(f, "frame belongs to {owner}"),
             Self::Tables(error) => return fmt::Display::fmt(error, f),
         })
     }
@@ -55,6 +58,7 @@ impl From<MapError> for VmallocError {
     fn from(error: MapError) -> Self {
         match error {
             MapError::Alloc(_) => Self::OutOfMemory,
+            MapError::Owned(owner) => Self::Owned(owner),
             other => Self::Tables(other),
         }
     }

@@ -169,8 +169,8 @@ impl<'a, S: PteStore, A: PageSource, T: TlbControl, L: RawMutex> Vmalloc<'a, S, 
     /// The frames stay the caller's, who keeps them until after [`Vmalloc::vunmap`].
     ///
     /// # Errors
-    /// [`VmallocError::InvalidSize`] for no frame; [`VmallocError::InvalidFlags`]; [`VmallocError::NoSpace`],
-    /// [`VmallocError::OutOfMemory`].
+    /// [`VmallocError::InvalidSize`] for no frame; [`VmallocError::InvalidFlags`]; [`VmallocError::Owned`] if the tables are
+    /// guarded; [`VmallocError::NoSpace`], [`VmallocError::OutOfMemory`].
     #[track_caller]
     pub fn vmap(&self, frames: &[Pfn], flags: PteFlags) -> Result<VirtAddr, VmallocError> {
         let caller = Location::caller();
@@ -360,14 +360,15 @@ impl<'a, S: PteStore, A: PageSource, T: TlbControl, L: RawMutex> Vmalloc<'a, S, 
     fn populate(&self, vm: &VmStruct, gfp: Gfp) -> Result<(), VmallocError> {
         let map = self.mapper.mem_map();
         let mut frames = Frames::alloc(map, self.pages, vm.nr_pages, gfp)?;
+        // They came from the page source just now, so nobody owns one of them.
+        let mapper = self.mapper.without_guard();
         let mapped = self.map_in_steps(vm, |state, part| {
             let mut next = frames.first();
-            self.mapper
-                .map_frames(&mut state.root, part, PteFlags::KERNEL, |_| {
-                    let pfn = next.unwrap_or_else(|| unreachable!("as many frames as pages"));
-                    next = frames.after(pfn);
-                    pfn
-                })?;
+            mapper.map_frames(&mut state.root, part, PteFlags::KERNEL, |_| {
+                let pfn = next.unwrap_or_else(|| unreachable!("as many frames as pages"));
+                next = frames.after(pfn);
+                pfn
+            })?;
             frames.advance_to(next);
             Ok(())
         });

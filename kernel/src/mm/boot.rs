@@ -11,8 +11,8 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use kmm::frame::memblock::{
     FirmwareKind, FirmwareRegion, FirstMegabyte, Memblock, MemblockError, Reserved,
 };
-use kmm::frame::{MemMap, PAGE_SIZE, PhysAddr, VirtAddr};
-use kmm::host::Backtrace;
+use kmm::frame::{MemMap, PAGE_SIZE, PfnRange, PhysAddr, VirtAddr};
+use kmm::host::{Backtrace, SlabHook};
 use kmm::pagetable_walker::layout::{Layout, RegionKind as LayoutKind};
 use kmm::pagetable_walker::{Level, Levels, PteFlags, TableCounter};
 use kmm::slub::{Callers, KmemAlloc};
@@ -46,6 +46,30 @@ static HEAP: KmemAlloc<kmm::Objects<KernelHost>> = KmemAlloc::new(kmm::slub::NoE
 
 /// Mistakes with objects that were noticed so far.
 pub static NR_SLUB_BUGS: AtomicUsize = AtomicUsize::new(0);
+
+/// How many slabs were made: of kmalloc, and of caches for one kind of object.
+#[derive(Debug)]
+pub struct SlabCount {
+    pub general: AtomicUsize,
+    pub specific: AtomicUsize,
+}
+
+/// What [`SlabCount`] has counted since boot.
+pub static SLABS: SlabCount = SlabCount {
+    general: AtomicUsize::new(0),
+    specific: AtomicUsize::new(0),
+};
+
+impl SlabHook for SlabCount {
+    fn slab_made(&self, _frames: PfnRange, cache: &str) {
+        let count = if cache.contains("kmalloc-") {
+            &self.general
+        } else {
+            &self.specific
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 /// Where the kernel's code is called from.
 struct Stack;
@@ -104,6 +128,14 @@ fn take_over(boot: &'static BootInfo) -> Result<(), BuildError> {
         .with_topology(topology)
         .with_movable(kernelcore, movablecore)
         .with_slub_debug(boot.value("slub_debug").unwrap_or(""), Callers(&Stack));
+    let early = match boot.value("map_guard") {
+        None | Some("off") => early,
+        Some("on") => early.with_map_guard(),
+        Some(text) => {
+            println!("mm: map_guard={text}: neither on nor off");
+            early
+        }
+    };
 
     set_memory_types();
     let space = kernel_space(&shadow);
@@ -129,6 +161,7 @@ fn take_over(boot: &'static BootInfo) -> Result<(), BuildError> {
             NR_SLUB_BUGS.fetch_add(1, Ordering::Relaxed);
             println!("mm: {bug}");
         },
+        slabs: &SLABS,
         alloc: AllocHooks {
             on_failure: |failure| {
                 static LIMIT: RateLimit = RateLimit::new(RateLimit::INTERVAL_NS, 1);

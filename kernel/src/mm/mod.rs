@@ -6,6 +6,7 @@
 mod boot;
 mod commands;
 mod count_tests;
+mod guard_tests;
 mod host;
 mod info;
 mod stack;

@@ -17,7 +17,7 @@ use kmm::vma::{MmapReq, Prot};
 use kmm::{AddressSpace, AuditReport, check};
 
 use super::host::KernelHost;
-use super::{boot, count_tests, machine, manager, mem_map, phys};
+use super::{boot, count_tests, guard_tests, machine, manager, mem_map, phys};
 use crate::arch::usercopy::{self, probe};
 use crate::boot::{DIRECT_MAP, image};
 use crate::ensure;
@@ -82,6 +82,14 @@ pub const TESTS: &[Test] = &[
     Test {
         name: "mm::ioremap_refuses_ram",
         run: ioremap_refuses_ram,
+    },
+    Test {
+        name: "mm::a_hook_sees_new_slabs",
+        run: guard_tests::a_hook_sees_new_slabs,
+    },
+    Test {
+        name: "mm::what_belongs_to_the_kernel_is_not_mapped_twice",
+        run: guard_tests::no_second_mapping,
     },
     Test {
         name: "mm::kernel_mappings_are_seen_by_every_process",
@@ -387,7 +395,7 @@ fn on_tables_of<R>(space: &AddressSpace<KernelHost, NoFile>, f: impl FnOnce() ->
     result
 }
 
-fn new_space() -> Result<AddressSpace<KernelHost, NoFile>, Failure> {
+pub(super) fn new_space() -> Result<AddressSpace<KernelHost, NoFile>, Failure> {
     AddressSpace::new(manager()).map_err(Failure::of)
 }
 

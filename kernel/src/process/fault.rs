@@ -41,7 +41,7 @@ pub fn page_fault(
     let (signal, code) = match served {
         Ok(_) => return Ok(()),
         Err(FaultError::Segv(code)) => (Signal::SEGV, code.si_code()),
-        Err(FaultError::Bus) => (Signal::BUS, BUS_ADRERR),
+        Err(FaultError::Bus | FaultError::Owned(_)) => (Signal::BUS, BUS_ADRERR),
         Err(FaultError::OutOfMemory) => {
             end_for_memory(&task);
             (Signal::KILL, 0)

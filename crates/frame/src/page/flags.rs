@@ -60,13 +60,17 @@ bitflags! {
         /// Counted to an account, to be taken off when it is freed. Linux: `PageMemcgKmem`.
         const ACCOUNTED = 1 << 24;
 
+        /// Part of the kernel image: its code, its constants, its data.
+        const IMAGE = 1 << 25;
+
         /// Flags that no page may carry when it is freed. Linux: `PAGE_FLAGS_CHECK_AT_FREE`.
         const CHECK_AT_FREE = Self::LOCKED.bits() | Self::LRU.bits() | Self::ACTIVE.bits() | Self::SLAB.bits()
             | Self::RESERVED.bits() | Self::PRIVATE.bits() | Self::WRITEBACK.bits() | Self::UNEVICTABLE.bits()
-            | Self::MLOCKED.bits() | Self::BUDDY.bits() | Self::TABLE.bits() | Self::ACCOUNTED.bits();
+            | Self::MLOCKED.bits() | Self::BUDDY.bits() | Self::TABLE.bits() | Self::ACCOUNTED.bits()
+            | Self::IMAGE.bits();
 
         /// Flags that no page may carry when it is handed out: all. Linux: `PAGE_FLAGS_CHECK_AT_PREP`.
-        const CHECK_AT_PREP = (1 << 25) - 1;
+        const CHECK_AT_PREP = (1 << 26) - 1;
 
         /// Flags of a folio that each of its parts gets when it is split. Linux: `__split_huge_page_tail`.
         const KEPT_BY_SPLIT = Self::LOCKED.bits() | Self::REFERENCED.bits() | Self::UPTODATE.bits() | Self::DIRTY.bits()

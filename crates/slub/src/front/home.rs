@@ -298,7 +298,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
                 SlubError::ForeignFrame
             })
             .inspect(|new| {
-                self.tell_slab(new.first(), new.order(), true);
+                self.tell_slab(new.first(), new.order(), Some(shape.name));
                 self.count(new.first(), new.order(), shape.flags, 1);
             })
     }
@@ -306,7 +306,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
     /// Linux: `__free_slab`, mm/slub.c.
     pub(super) fn free_slab(&self, block: PageBlock, flags: CacheFlags) {
         self.drop_index(&block);
-        self.tell_slab(block.pfn(), block.order(), false);
+        self.tell_slab(block.pfn(), block.order(), None);
         self.count(block.pfn(), block.order(), flags, -1);
         self.pages.free(block);
     }

@@ -13,6 +13,7 @@ use lock_api::RawMutex;
 
 use super::ObjectCaches;
 use super::lookup::Place;
+use super::sanitize::LARGE;
 use crate::classes::slot_of_request;
 use crate::geometry::CacheFlags;
 use crate::slab::{SlabKind, reachable};
@@ -120,8 +121,11 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         let (head, order) = block.into_raw();
         let page = self.map.page(head);
         page.set_private(u64::from(order.get()));
+        // Compound, so that what lies in a later page of it is known to be an object.
+        self.map.prep_compound_page(head, order);
         page.set(PageFlags::SLAB | PageFlags::HEAD);
         page.set_mapping(self.large_label());
+        self.tell_frames(head, order, Some(LARGE));
         self.large_pages
             .fetch_add(order.nr_pages(), Ordering::Relaxed);
         self.count(head, order, CacheFlags::empty(), 1);
@@ -134,15 +138,15 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             return Err(SlubBugKind::Misaligned);
         }
         let order = self.large_order(head).ok_or(SlubBugKind::NotAllocated)?;
-        self.tell_slab(head, order, false);
         let page = self.map.page(head);
         // Of two that free it at once, one finds the flag gone.
         if !page.test_and_clear(PageFlags::SLAB) {
             return Err(SlubBugKind::DoubleFree);
         }
-        page.clear(PageFlags::HEAD);
+        self.map.prep_compound_page(head, Order::ZERO);
         page.set_mapping(0);
         page.set_private(0);
+        self.tell_slab(head, order, None);
         self.large_pages
             .fetch_sub(order.nr_pages(), Ordering::Relaxed);
         self.count(head, order, CacheFlags::empty(), -1);

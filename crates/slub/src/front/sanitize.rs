@@ -6,7 +6,7 @@
 
 use core::ptr::NonNull;
 
-use kmm_frame::{Order, Pfn, VirtAddr};
+use kmm_frame::{Order, Pfn, PfnRange, VirtAddr};
 use kmm_host::{Cpus, Freed, ObjectSlot, PageSource, PhysMap};
 use lock_api::RawMutex;
 
@@ -16,7 +16,7 @@ use crate::SlubBugKind;
 use crate::slab::SlabKind;
 
 /// What reports call the cache of what is pages of its own.
-const LARGE: &str = "kmalloc-large";
+pub(super) const LARGE: &str = "kmalloc-large";
 
 fn address_of(object: NonNull<u8>) -> VirtAddr {
     VirtAddr::new(object.as_ptr().expose_provenance() as u64)
@@ -88,14 +88,25 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         }
     }
 
-    /// Pages become a slab, where nothing may be touched yet, or are one no longer. Linux: `kasan_poison_slab`.
-    pub(super) fn tell_slab(&self, first: Pfn, order: Order, is_new: bool) {
+    /// Frames become what objects lie in, or are so no longer.
+    pub(super) fn tell_frames(&self, first: Pfn, order: Order, cache: Option<&str>) {
+        let frames = PfnRange::with_len(first, order.nr_pages());
+        match cache {
+            Some(name) => self.config.slabs.slab_made(frames, name),
+            None => self.config.slabs.slab_gone(frames),
+        }
+    }
+
+    /// Pages become a slab of the cache with that name, where nothing may be touched yet, or are one no longer. Linux:
+    /// `kasan_poison_slab`.
+    pub(super) fn tell_slab(&self, first: Pfn, order: Order, cache: Option<&str>) {
+        self.tell_frames(first, order, cache);
         let Some(sanitizer) = self.config.sanitizer else {
             return;
         };
         if let Some(base) = self.phys.direct(first) {
             let start = address_of(base);
-            if is_new {
+            if cache.is_some() {
                 sanitizer.slab_taken(start, order.size_bytes());
             } else {
                 sanitizer.pages_taken(start, order.size_bytes());

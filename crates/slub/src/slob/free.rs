@@ -86,7 +86,7 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
         if let Some(block) = goes_back {
             self.pages
                 .count(block.pfn(), NodeItem::SlabUnreclaimable, -1);
-            self.pages.free(block);
+            self.free_page(block);
         }
         if let Some(address) = broken {
             self.report(SlubBugKind::CorruptFreelist, None, address);

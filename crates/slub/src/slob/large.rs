@@ -6,7 +6,7 @@
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
-use kmm_frame::{Gfp, NodeId, NodeItem, Order, PageFlags, Pfn};
+use kmm_frame::{Gfp, NodeId, NodeItem, Order, PageFlags, Pfn, PfnRange};
 use kmm_host::{PageBlock, PageReq, PageSource, PhysMap};
 use lock_api::RawMutex;
 
@@ -59,8 +59,11 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
         let page = self.map.page(head);
         page.set_private(u64::from(order.get()));
         page.set_index(owner.map_or(NOBODY, |cache| u64::from(cache.slot)));
+        self.map.prep_compound_page(head, order);
         page.set(PageFlags::SLAB | PageFlags::HEAD);
         page.set_mapping(self.seal ^ LARGE);
+        let frames = PfnRange::with_len(head, order.nr_pages());
+        self.config.slabs.slab_made(frames, "kmalloc-large");
         self.large_pages
             .fetch_add(order.nr_pages(), Ordering::Relaxed);
         self.count_large(head, order, 1);
@@ -81,7 +84,8 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
         let order = self.large_order(head).ok_or(not_there)?;
         state.release(self.large_owner(head), cache)?;
         let page = self.map.page(head);
-        page.clear(PageFlags::SLAB | PageFlags::HEAD);
+        self.map.prep_compound_page(head, Order::ZERO);
+        page.clear(PageFlags::SLAB);
         page.set_mapping(0);
         page.set_private(0);
         page.set_index(0);
@@ -89,6 +93,8 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
         self.large_pages
             .fetch_sub(order.nr_pages(), Ordering::Relaxed);
         self.count_large(head, order, -1);
+        let frames = PfnRange::with_len(head, order.nr_pages());
+        self.config.slabs.slab_gone(frames);
         // SAFETY: `alloc_large` took the block apart; of two that free it, one finds the label gone, under the lock.
         self.pages.free(unsafe { PageBlock::from_raw(head, order) });
         Ok(())

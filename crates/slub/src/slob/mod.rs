@@ -16,7 +16,7 @@ use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use kmm_frame::{Gfp, MAX_NODES, MemMap, NodeId, NodeItem, Pfn};
+use kmm_frame::{Gfp, MAX_NODES, MemMap, NodeId, NodeItem, Pfn, PfnRange};
 use kmm_host::{PageBlock, PageReq, PageSource, PhysMap};
 use lock_api::{Mutex, RawMutex};
 
@@ -47,10 +47,12 @@ const MAX_SLOTS: usize = 256;
 /// What labels of pages of blocks, and of large allocations, differ in.
 const BLOCKS: u64 = 0xfffe;
 const LARGE: u64 = 0xffff;
+/// What a [`SlabHook`](kmm_host::SlabHook) is told that pages of blocks are of: they are of all caches.
+const POOL: &str = "slob";
 
 /// First fit over lists of blocks: the smallest footprint, the worst fragmentation.
 ///
-/// Of [`SlubConfig`] it uses `on_bug`, `secret` and `topology`. Any number of CPUs and interrupts may call it at once, if the
+/// Of [`SlubConfig`] it uses `on_bug`, `slabs`, `secret` and `topology`. Any number of CPUs and interrupts may call it at once, if the
 /// lock `L` allows that; there is one. No call to the page source is made under it.
 pub struct Slob<A, P, L: RawMutex> {
     pages: A,
@@ -180,7 +182,7 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
             if let Some(Err(error)) = req.owner.map(|cache| state.cache_mut(cache).map(|_| ())) {
                 drop(state);
                 if let Some((block, _)) = fresh {
-                    self.pages.free(block);
+                    self.free_page(block);
                 }
                 return Err(error);
             }
@@ -253,9 +255,20 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
             ..PageReq::page(req.gfp)
         })?;
         match reachable(self.mem(), &block) {
-            Some(base) => Ok((block, base)),
+            Some(base) => {
+                let frames = PfnRange::with_len(block.pfn(), 1);
+                self.config.slabs.slab_made(frames, POOL);
+                Ok((block, base))
+            }
             None => Err(self.refuse(block)),
         }
+    }
+
+    /// Gives a page back that [`Slob::new_page`] took.
+    fn free_page(&self, block: PageBlock) {
+        let frames = PfnRange::with_len(block.pfn(), 1);
+        self.config.slabs.slab_gone(frames);
+        self.pages.free(block);
     }
 
     /// Gives a block back that cannot be used.
