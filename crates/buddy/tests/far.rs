@@ -218,3 +218,43 @@ fn far_pageblocks_join_and_part_like_the_first() {
         check(buddy, &[]);
     }
 }
+
+#[test]
+fn a_size_that_merged_away_far_up_is_looked_for_no_more() {
+    let kind = MigrateType::Movable;
+    for n in 0..9 {
+        // Both halves of a block come one after the other, in the first pageblock and in one far behind it.
+        for far in [64, 4096] {
+            let mut zone = Zone::new(0, 5000);
+            let blocks = [zone.start(0), zone.start(far)];
+            let half = order(n).nr_pages();
+            let buddy = &mut zone.buddy;
+            for start in [0, half] {
+                for block in blocks {
+                    buddy.put(block + start, order(n)).unwrap();
+                }
+            }
+            buddy.validate().unwrap();
+            for block in blocks {
+                assert_eq!(buddy.take(order(n), kind), Ok(block), "order {n}");
+                assert_eq!(buddy.take(order(n), kind), Ok(block + half), "order {n}");
+            }
+            assert!(buddy.take(order(n), kind).is_err());
+            buddy.validate().unwrap();
+        }
+    }
+}
+
+#[test]
+fn of_thousands_of_pageblocks_those_at_the_end_are_claimed_first() {
+    let mut zone = Zone::new(0, 9000);
+    let claimed = [8999, 8130, 5000, 4096, 4095, 130, 10];
+    for nr in claimed {
+        zone.put(nr, MigrateType::Movable, 8);
+    }
+    for nr in claimed {
+        let block = zone.buddy.take(order(8), MigrateType::Unmovable);
+        assert_eq!(block, Ok(zone.start(nr)));
+    }
+    zone.buddy.validate().unwrap();
+}

@@ -148,3 +148,56 @@ fn a_batch_ends_in_front_of_what_lies_too_far_up() {
     let mut buddy = with_whole(4);
     assert_eq!(take(&mut buddy, 512).len(), 8);
 }
+
+#[test]
+fn blocks_in_a_row_spare_the_last_whole_pageblocks_as_one_by_one() {
+    // So many are whole, the lowest of them for whom it may be; others have fragments.
+    let make = |whole: usize, lowest: MigrateType| {
+        let mut buddy = with_whole(whole);
+        buddy.set_type(Pfn::new((NR_PAGEBLOCKS - whole) * 512), lowest);
+        for (pageblock, kind) in [(4, Unmovable), (6, Reclaimable)] {
+            buddy.set_type(Pfn::new(pageblock * 512), kind);
+            free_some(&mut buddy, pageblock, 300);
+        }
+        buddy
+    };
+    for (whole, n, nr_frames) in (1..=5).flat_map(|whole| {
+        let orders = [1, 4, 8, 9].into_iter();
+        orders.flat_map(move |n| [512, 1024, 2048].map(|frames| (whole, n, frames)))
+    }) {
+        for lowest in [Movable, Unmovable] {
+            let (mut at_once, mut alone) = (make(whole, lowest), make(whole, lowest));
+            let mut blocks = Vec::new();
+            at_once.take_blocks(order(n), nr_frames >> n, Movable, |pfn| blocks.push(pfn));
+            let expected = (0..nr_frames >> n).map_while(|_| alone.take(order(n), Movable).ok());
+            let expected: Vec<Pfn> = expected.collect();
+            assert_eq!(blocks, expected, "order {n}, {whole} whole");
+            assert_eq!(nr_whole(&at_once), nr_whole(&alone));
+            at_once.validate().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_sparing_request_for_a_huge_page_gets_that_of_another_type() {
+    let mut buddy = with_whole(FEW);
+    for nr in 1..=FEW {
+        buddy.set_type(Pfn::new((NR_PAGEBLOCKS - nr) * 512), Unmovable);
+    }
+    let taken = buddy.take(Order::PAGEBLOCK, Request::new(Movable).sparing());
+    assert_eq!(pageblock_of(taken), NR_PAGEBLOCKS - FEW);
+}
+
+#[test]
+fn a_batch_of_lent_frames_is_as_long_as_asked_for() {
+    let mut buddy = full(frames(0, 4 * 512));
+    for nr in 0..4 {
+        buddy.set_type(Pfn::new(nr * 512), MigrateType::Cma);
+    }
+    let mut pages = Vec::new();
+    let request = Request::new(Movable).with_cma();
+    assert_eq!(buddy.take_pages(1300, request, |pfn| pages.push(pfn)), 1300);
+    pages.dedup();
+    assert_eq!(pages.len(), 1300);
+    assert_eq!(buddy.nr_free_cma(), 4 * 512 - 1300);
+}
