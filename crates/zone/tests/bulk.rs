@@ -429,3 +429,15 @@ fn two_cpus_move_batches() {
     zones.validate().unwrap();
     assert_eq!(zones.accounting().free, 1024);
 }
+
+#[test]
+fn a_batch_that_ends_early_has_no_gaps() {
+    let zones = small::<Lock>(96, PfnRange::EMPTY, 1);
+    let mut out: Vec<Option<PageBlock>> = (0..3000).map(|_| None).collect();
+    let count = zones.alloc_bulk(Gfp::KERNEL, None, &mut out);
+    assert!(0 < count && count < 1024);
+    assert!(out[..count].iter().all(Option::is_some));
+    assert!(out[count..].iter().all(Option::is_none));
+    zones.free_bulk(&mut out);
+    zones.validate().unwrap();
+}

@@ -259,3 +259,23 @@ fn random_ranges_are_taken_exactly_if_all_in_them_can_be_moved() {
     assert_eq!(zones.accounting().allocated, 0);
     assert_eq!(take_bad(), []);
 }
+
+#[test]
+fn pages_that_come_back_together_while_their_frames_are_wanted_are_counted() {
+    let zones = machine(1);
+    run_on(0);
+    let mut pages = [const { None }; 100];
+    let gfp = Gfp::HIGHUSER_MOVABLE;
+    assert_eq!(zones.alloc_bulk(gfp, None, &mut pages), 100);
+    let pfns = || pages.iter().flatten().map(PageBlock::pfn);
+    let range = PfnRange::new(pfns().min().unwrap(), pfns().max().unwrap() + 1);
+    let mut give_back = |_: PfnRange| {
+        zones.free_bulk(&mut pages);
+        Migrated::Moved
+    };
+    let taken = zones.alloc_contig_range(range, MigrateType::Movable, &mut give_back);
+    assert!(zones.accounting().adds_up());
+    zones.free_contig_range(taken.unwrap());
+    assert!(zones.accounting().adds_up());
+    zones.validate().unwrap();
+}

@@ -13,15 +13,15 @@ mod common;
 #[path = "common/single_step.rs"]
 mod single_step;
 
-use common::{Random, TestZones, Tiny, bare, boot, frames, run_on, small};
+use common::{Random, TestZones, Tiny, bare, boot, frames, order, run_on, small};
 use kmm_frame::{
-    MemMap, NodeId, NodeItem, NumaItem, Page, Pfn, PfnRange, Topology, VirtAddr, VmEvent,
+    Gfp, MemMap, NodeId, NodeItem, NumaItem, Page, Pfn, PfnRange, Topology, VirtAddr, VmEvent,
     VmEventCounts, ZoneCounts, ZoneItem, ZoneType,
 };
-use kmm_host::{CpuId, CpuPin, Cpus, DirectMap, PageSource};
+use kmm_host::{CpuId, CpuPin, Cpus, DirectMap, PageReq, PageSource};
 use kmm_zone::{
-    CountPressure, CpuCounts, LruList, NodeCounters, NodeLayouts, ZoneLayout, ZoneLimits,
-    normal_threshold, pressure_threshold,
+    Accounting, CountPressure, CpuCounts, LruList, NodeCounters, NodeLayouts, ZoneLayout,
+    ZoneLimits, normal_threshold, pressure_threshold,
 };
 
 type Lock = spin::Mutex<()>;
@@ -434,4 +434,58 @@ fn an_interrupt_at_any_instruction_loses_no_count() {
     }
     println!("{interrupts} interrupts");
     assert!(interrupts > 20, "only {interrupts} interrupts came");
+}
+
+#[test]
+fn pages_that_come_and_go_are_events_of_their_zones() {
+    let zones = small::<Lock>(32, PfnRange::EMPTY, 1);
+    let take = |gfp| zones.alloc(PageReq::new(order(2), gfp)).unwrap();
+    let held = [Gfp::KERNEL, Gfp::KERNEL, Gfp::DMA].map(take);
+    let (pgalloc, pgfree) = (VmEvent::pgalloc, VmEvent::Pgfree);
+    let events = zones.events();
+    assert_eq!(events[pgalloc(ZoneType::Normal)], 8);
+    assert_eq!(events[pgalloc(ZoneType::Dma)], 4);
+    assert_eq!(events[pgfree], 0);
+    held.into_iter().for_each(|block| zones.free(block));
+    assert_eq!(zones.events()[pgfree], 12);
+}
+
+#[test]
+fn what_a_cpu_has_counted_of_nodes_and_zones_is_passed_on_once() {
+    let zones = small::<Lock>(32, PfnRange::EMPTY, 2);
+    let (zone, node) = (zones.zone(ZoneType::Normal), zones.node(NodeId::ZERO));
+    let (of_zone, of_node) = (ZoneItem::Mlock, NodeItem::PageTablePages);
+    let cpu = CpuId::new(1);
+    let count = || {
+        run_on(1);
+        node.counters().add(pin(1), of_node, 1);
+        zone.mod_count(pin(1), of_zone, 1);
+        run_on(0);
+    };
+    let totals = || (zone.count_total(of_zone), node.counters().total(of_node));
+    count();
+    assert_eq!(totals(), (0, 0));
+    assert_eq!(node.counters().counts()[of_node], 1);
+    assert!(zones.fold_counts(pin(1)));
+    assert!(!zones.fold_counts(pin(1)));
+    assert_eq!(totals(), (1, 1));
+    // Of a CPU that does not run any more, by others.
+    count();
+    zones.fold_dead_counts(cpu);
+    assert_eq!(totals(), (2, 2));
+    assert!(!zone.fold_dead_counts(cpu) && !node.counters().fold_dead(cpu));
+    count();
+    assert!(zone.fold_dead_counts(cpu) && node.counters().fold_dead(cpu));
+    assert_eq!(totals(), (3, 3));
+}
+
+#[test]
+fn frames_that_are_nowhere_do_not_add_up() {
+    let lost = Accounting {
+        present: 4,
+        reserved: 1,
+        free: 1,
+        allocated: 1,
+    };
+    assert!(!lost.adds_up());
 }

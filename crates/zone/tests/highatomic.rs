@@ -52,8 +52,6 @@ fn down_to_low(zones: &Zones) {
     }
 }
 
-const ATOMIC: PageReq = PageReq::new(Order::PAGEBLOCK, Gfp::ATOMIC);
-
 fn order3(gfp: Gfp) -> PageReq {
     PageReq::new(order(3), gfp)
 }
@@ -119,18 +117,18 @@ fn the_reserve_is_given_back_before_a_request_fails() {
     let zones = large();
     let zone = normal(&zones);
     down_to_low(&zones);
-    // Two pageblocks kept back, and freed: order 9 twice takes one each.
-    let urgent: Vec<PageBlock> = (0..2).filter_map(|_| zones.alloc(ATOMIC).ok()).collect();
-    assert_eq!(zone.nr_reserved_highatomic(), 512 * urgent.len());
+    // Two pageblocks kept back, and freed: a third half does not fit into the first.
+    let half = PageReq::new(order(8), Gfp::ATOMIC);
+    let urgent: Vec<PageBlock> = (0..3).map(|_| zones.alloc(half).unwrap()).collect();
     let nr_reserved = zone.nr_reserved_highatomic();
-    assert!(nr_reserved >= 512);
+    assert_eq!(nr_reserved, 2 * 512);
     urgent.into_iter().for_each(|block| zones.free(block));
     // Who cannot wait does not touch it.
     let nowait = exhaust(&zones, Gfp::NOWAIT);
     assert_eq!(zone.nr_reserved_highatomic(), nr_reserved);
     // Who can leaves one pageblock.
     let _waiting = exhaust(&zones, Gfp::KERNEL);
-    assert_eq!(zone.nr_reserved_highatomic(), 512.min(nr_reserved));
+    assert_eq!(zone.nr_reserved_highatomic(), 512);
     // The last goes by force only, then there are pages again.
     let list = || zones.zonelist(NodeId::ZERO, NodeMask::ALL, ZoneType::Normal);
     let give = |how| zones.unreserve_highatomic(list(), MigrateType::Unmovable, how);
@@ -220,6 +218,7 @@ fn a_large_request_needs_a_block_not_only_pages() {
     let zones = bare::<Lock>(ZoneLayout::new::<Tiny>(ram), ram, 1);
     boot(&zones, ram, PfnRange::EMPTY, 0);
     let zone = normal(&zones);
+    assert!(zone.watermark_ok(order(3), Mark::High, ZoneType::Normal));
     let all = exhaust(&zones, Gfp::HIGHUSER_MOVABLE);
     let (even, odd): (Vec<_>, Vec<_>) = all
         .into_iter()
@@ -234,4 +233,63 @@ fn a_large_request_needs_a_block_not_only_pages() {
     assert!(zone.nr_free_pages() > 100);
     assert!(!zone.watermark_ok(order(1), Mark::Min, ZoneType::Normal));
     odd.into_iter().for_each(|block| zones.free(block));
+}
+
+#[test]
+fn who_may_take_everything_keeps_nothing_back() {
+    let zones = large();
+    let zone = normal(&zones);
+    down_to_low(&zones);
+    exhaust(&zones, Gfp::NOWAIT).into_iter().for_each(|page| {
+        let _ = page.into_raw();
+    });
+    let all = order3(Gfp::KERNEL | Gfp::MEMALLOC);
+    let taken: Vec<_> = core::iter::from_fn(|| zones.alloc(all).ok()).collect();
+    assert!(taken.len() > 1024 / 8 / 2);
+    assert_eq!(zone.nr_reserved_highatomic(), 0);
+    zones.validate().unwrap();
+}
+
+#[test]
+fn who_may_not_leave_dma32_upwards_mixes_its_pageblocks_before_going_to_dma() {
+    #[derive(Debug)]
+    struct Three;
+    impl ZoneLimits for Three {
+        const DMA_END: Option<Pfn> = Some(Pfn::new(1024));
+        const DMA32_END: Option<Pfn> = Some(Pfn::new(4096));
+        const LOWMEM_END: Option<Pfn> = None;
+    }
+    let ram = frames(0, 8192);
+    let zones = bare::<Lock>(ZoneLayout::new::<Three>(ram), ram, 1);
+    boot(&zones, ram, PfnRange::EMPTY, 0);
+    zones.init_watermarks(0, 0);
+    zones.set_lowmem_reserve_ratio([0; 6]);
+    let zone_of = |block: &PageBlock| zones.zone_of(block.pfn()).unwrap().kind();
+    // All of DMA32 as movable blocks, and a hole of half a pageblock in each.
+    let movable = PageReq::new(order(8), Gfp::DMA32 | Gfp::MOVABLE_PAGE);
+    let blocks: Vec<_> = (0..12).map(|_| zones.alloc(movable).unwrap()).collect();
+    assert!(blocks.iter().all(|block| zone_of(block) == ZoneType::Dma32));
+    let (holes, _kept): (Vec<_>, Vec<_>) = blocks
+        .into_iter()
+        .partition(|block| block.pfn().index() % 512 == 0);
+    holes.into_iter().for_each(|block| zones.free(block));
+    let unmovable = PageReq::new(order(4), Gfp::KERNEL | Gfp::DMA32);
+    let unmovable = zones.alloc(unmovable).unwrap();
+    assert_eq!(zone_of(&unmovable), ZoneType::Dma32);
+}
+
+#[test]
+fn a_stock_is_not_filled_from_below_the_low_mark() {
+    let zones = large();
+    let zone = normal(&zones);
+    loop {
+        let pair = PageReq::new(order(1), Gfp::NOWAIT);
+        let (block, pressure) = zones.alloc_pages(pair).unwrap();
+        let _ = block.into_raw();
+        if pressure == Pressure::WakeKswapd {
+            break;
+        }
+        assert!(zone.nr_free_pages() >= zone.watermarks().low);
+    }
+    assert_eq!(zone.nr_free_pages(), zone.watermarks().low - 2);
 }

@@ -15,7 +15,7 @@ use kmm_frame::{
     Gfp, MemMap, NodeId, PAGES_PER_SECTION, Page, PageFlags, Pfn, PfnRange, Section, Topology,
     ZoneType,
 };
-use kmm_host::{AllocError, DirectMap, PageBlock, PageReq, PageSource};
+use kmm_host::{AllocError, Cpus, DirectMap, PageBlock, PageReq, PageSource};
 use kmm_sim::{Config, Machine};
 use kmm_zone::{
     ContigFailed, FreeError, HotplugError, Migrate, Migrated, NodeLayouts, Watermarks, Zones,
@@ -30,6 +30,13 @@ fn nowhere(_: PfnRange) -> Migrated {
 
 /// Two nodes: 0 has frames below 4096 at boot, 1 nothing; room up to 16384, from 12288 on in node 1.
 fn machine() -> TestZones {
+    let zones = unmarked();
+    zones.init_watermarks(zones.default_min_free_kbytes(), 10);
+    zones
+}
+
+/// The same before it has watermarks.
+fn unmarked() -> TestZones {
     let mut topology = Topology::new(2).unwrap();
     topology.add_range(frames(0, 12_288), NodeId::ZERO).unwrap();
     topology
@@ -52,7 +59,6 @@ fn machine() -> TestZones {
     .with_bad_page_hook(common::note_bad);
     zones.add_present(frames(0, 4096));
     zones.free_at_boot(frames(0, 4096)).unwrap();
-    zones.init_watermarks(zones.default_min_free_kbytes(), 10);
     zones
 }
 
@@ -65,8 +71,11 @@ fn kinds_of(zones: &TestZones, gfp: Gfp) -> (usize, ZoneType) {
 
 /// Everything that follows from what zones have.
 fn check_marks(zones: &TestZones) {
+    check_marks_of(zones, zones.default_min_free_kbytes());
+}
+
+fn check_marks_of(zones: &TestZones, min_free: usize) {
     let lowmem = zones.managed_pages();
-    let min_free = zones.default_min_free_kbytes();
     for zone in zones.all() {
         let managed = zone.managed_pages();
         let expected = Watermarks::for_zone(zone.kind(), managed, lowmem, min_free, 10);
@@ -129,6 +138,43 @@ fn memory_comes_into_use_and_goes_again() {
     );
     check_marks(&zones);
     assert_eq!(take_bad(), []);
+}
+
+#[test]
+fn memory_that_comes_before_there_are_marks_sets_none() {
+    let zones = unmarked();
+    zones.online(frames(4096, 8192), ZoneType::Normal).unwrap();
+    for zone in zones.all() {
+        let marks = zone.watermarks();
+        assert_eq!((marks.min, marks.low, marks.high), (0, 0, 0));
+    }
+    zones.init_watermarks(zones.default_min_free_kbytes(), 10);
+    check_marks(&zones);
+}
+
+#[test]
+fn what_was_asked_to_be_kept_free_stays_when_memory_comes() {
+    let zones = machine();
+    let min_free = 3 * zones.default_min_free_kbytes();
+    zones.init_watermarks(min_free, 10);
+    zones.online(frames(4096, 8192), ZoneType::Normal).unwrap();
+    check_marks_of(&zones, min_free);
+}
+
+#[test]
+fn stocks_go_on_when_memory_comes_above() {
+    let zones = machine();
+    run_on(0);
+    let normal = zones.zone(ZoneType::Normal);
+    let in_stock = || {
+        let page = zones.alloc(PageReq::page(Gfp::HIGHUSER_MOVABLE)).unwrap();
+        zones.free(page);
+        normal.stat().pcp_pages
+    };
+    assert_eq!(in_stock(), 1);
+    zones.online(frames(4096, 8192), ZoneType::Normal).unwrap();
+    zones.cpus().with_pin(|pin| zones.drain_pcp(pin));
+    assert_eq!(in_stock(), 1);
 }
 
 #[test]

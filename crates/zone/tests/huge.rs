@@ -193,3 +193,43 @@ fn a_block_of_two_pageblocks_is_kept_if_both_have_its_type() {
     zones.validate().unwrap();
     assert_eq!(take_bad(), []);
 }
+
+#[test]
+fn large_blocks_in_stock_are_not_in_use_where_the_window_ends() {
+    let zones = machine(64 * 2 * 3);
+    let page = of(Order::ZERO);
+    let held = take(&zones, 3);
+    let mut pages: Vec<_> = (0..2100).map(|_| zones.alloc(page).unwrap()).collect();
+    pages.sort_by_key(PageBlock::pfn);
+    let first = pages[0].pfn();
+    assert!(held.iter().all(|huge| huge.pfn() < first));
+    let last = pages.remove(400);
+    // As many are left as begin a second pageblock.
+    pages.drain(600..).for_each(|page| zones.free(page));
+    let low = pages.remove(5);
+    let low_pfn = low.pfn();
+    zones.free(low);
+    zones.cpus().with_pin(|pin| zones.drain_pcp(pin));
+    held.into_iter().for_each(|block| zones.free(block));
+    assert_eq!(stock(&zones)[0], 3);
+    // The zone learns of them when a stock is filled. What comes back from behind them goes home then.
+    let pair = zones.alloc(of(Order::new(1).unwrap())).unwrap();
+    zones.free(last);
+    assert_eq!(zones.alloc(page).unwrap().pfn(), low_pfn);
+    zones.free(pair);
+    zones.validate().unwrap();
+}
+
+#[test]
+fn a_cpu_that_frees_a_large_block_elsewhere_gives_its_stock_back_when_asked() {
+    let zones = machine(64 * 2 * 3);
+    let mut held = take(&zones, 40);
+    let far = held.pop().unwrap();
+    for block in held.drain(..30) {
+        zones.free(block);
+    }
+    assert_eq!(stock(&zones)[0], 3);
+    zones.request_drain(CpuId::BOOT);
+    zones.free(far);
+    assert_eq!(stock(&zones)[0], 0);
+}

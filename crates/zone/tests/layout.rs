@@ -205,6 +205,23 @@ fn frames_are_given_to_the_allocator_once() {
 }
 
 #[test]
+#[cfg(debug_assertions)]
+fn frames_that_somebody_has_are_not_given_to_the_allocator() {
+    let ram = frames(0, 1024);
+    let zones = bare::<Lock>(ZoneLayout::new::<Tiny>(ram), ram, 1);
+    zones.add_present(ram);
+    let page = zones.map().page(Pfn::new(300));
+    page.set_ref_count(1);
+    assert_eq!(zones.free_at_boot(ram), Err(FreeError::AlreadyFree));
+    page.set_ref_count(0);
+    page.set_private(7);
+    assert_eq!(zones.free_at_boot(ram), Err(FreeError::AlreadyFree));
+    assert_eq!(zones.managed_pages(), 0);
+    page.set_private(0);
+    assert_eq!(zones.free_at_boot(ram), Ok(1024));
+}
+
+#[test]
 fn the_zone_tells_what_is_highmem() {
     use kmm_zone::{X86, X86_64};
     let first_high = (896 << 20) >> 12;
@@ -241,15 +258,18 @@ fn the_zone_tells_what_is_highmem() {
 fn zones_want_descriptors_and_pagesets() {
     let pages: Vec<Page> = (0..600).map(|_| Page::new()).collect();
     let map = MemMap::new(frames(0, 600), pages.leak()).unwrap();
-    let make = |end, nr_pcps, nr_pageblocks, nr_free_bits| {
+    let make_with = |nr_nodes, nr_cpus, end, nr_pcps, nr_pageblocks, nr_free_bits| {
         let zones: common::TestZones = Zones::new(
             map,
             common::ThreadCpus(2),
             *small::<Lock>(0, PfnRange::EMPTY, 1).phys(),
             &NodeLayouts::single(ZoneLayout::new::<Tiny>(frames(0, end))),
-            common::storage(1, 2, nr_pcps, nr_pageblocks, nr_free_bits),
+            common::storage(nr_nodes, nr_cpus, nr_pcps, nr_pageblocks, nr_free_bits),
         )?;
         Ok(zones.managed_pages())
+    };
+    let make = |end, nr_pcps, nr_pageblocks, nr_free_bits| {
+        make_with(1, 2, end, nr_pcps, nr_pageblocks, nr_free_bits)
     };
     // The first pageblock is in three zones; each has the bits and states of a pair, and a row above for each type.
     assert_eq!(make(600, 6, 4, 24), Ok(0));
@@ -258,6 +278,12 @@ fn zones_want_descriptors_and_pagesets() {
     assert_eq!(make(600, 6, 4, 23), Err(ZonesError::TooFewFreeBits));
     assert_eq!(make(601, 6, 4, 24), Err(ZonesError::NoDescriptors));
     assert_eq!(make(200, 4, 2, 16), Ok(0));
+    let too_few_nodes = make_with(0, 2, 600, 6, 4, 24);
+    assert_eq!(too_few_nodes, Err(ZonesError::TooFewNodes));
+    let too_few_cpus = make_with(1, 1, 600, 6, 4, 24);
+    assert_eq!(too_few_cpus, Err(ZonesError::TooFewFirstPcps));
+    // What is left over stays unused.
+    assert_eq!(make_with(2, 3, 600, 7, 5, 25), Ok(0));
 }
 
 #[test]

@@ -17,8 +17,8 @@ use kmm_frame::{
 };
 use kmm_host::{AllocError, Cpus, PageBlock, PageReq, PageSource};
 use kmm_zone::{
-    AllowedNodes, FreeAt, FreeError, NodeLayouts, Pressure, Watermarks, ZoneId, ZoneLayout, Zones,
-    ZonesError,
+    AllowedNodes, FreeAt, FreeError, NodeLayouts, PcpLimits, Pressure, Watermarks, ZoneId,
+    ZoneLayout, Zones, ZonesError,
 };
 
 type Lock = spin::Mutex<()>;
@@ -209,6 +209,24 @@ fn nearer_nodes_come_first_and_those_without_cpus_among_equals() {
 }
 
 #[test]
+fn a_nearer_node_comes_first_however_many_turn_to_it() {
+    // Four nodes are nearest to node 1; so is node 5, but not by much.
+    let mut distances = equal_distances(6);
+    for row in [0, 2, 3, 4] {
+        distances[row][1] = 12;
+    }
+    distances[5] = vec![30, 20, 30, 30, 21, 10];
+    let plan = Plan {
+        ranges: (0..6)
+            .map(|nr| (frames(nr * 512, (nr + 1) * 512), nr))
+            .collect(),
+        cpus: (0..6).collect(),
+        distances,
+    };
+    assert_eq!(order_of(&plan.boot(64), 5)[..3], [5, 1, 4]);
+}
+
+#[test]
 fn a_node_that_is_asked_for_is_tried_first() {
     let zones = two().boot(64);
     run_on(0);
@@ -370,6 +388,24 @@ fn bad_ranges_and_topologies_are_refused() {
     assert_eq!(layouts.nodes()[1].range(ZoneType::Dma32), frames(100, 256));
     assert_eq!(layouts.nodes()[1].range(ZoneType::Normal), frames(256, 300));
     assert_eq!(layouts.nodes()[2].nr_pageblocks(), 0);
+}
+
+#[test]
+fn cpus_share_the_stock_of_their_own_node() {
+    let plan = Plan {
+        cpus: vec![0, 1, 1, 1],
+        ..two()
+    };
+    let zones = plan.boot(600);
+    for (nr, nr_cpus) in [(0, 1), (1, 3)] {
+        let node = zones.node(node(nr));
+        assert_eq!(node.managed_pages(), 1024);
+        for zone in node.zones().iter().filter(|zone| zone.is_managed()) {
+            let (managed, low) = (zone.managed_pages(), zone.watermarks().low);
+            let expected = PcpLimits::by_low_mark(managed, low, nr_cpus);
+            assert_eq!(zone.pcp_limits(), expected, "{}", zone.id());
+        }
+    }
 }
 
 #[test]

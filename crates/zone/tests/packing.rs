@@ -127,3 +127,30 @@ fn the_stock_goes_home_before_one_of_the_last_whole_pageblocks_is_broken() {
     huge.into_iter().for_each(|block| zones.free(block));
     zones.validate().unwrap();
 }
+
+#[test]
+fn pages_on_their_way_home_count_when_a_stock_goes_home() {
+    let (zones, mut pages) = with_pages(1536);
+    free(&zones, &mut pages, 512..1024);
+    for nr in [1030, 1031, 5] {
+        zones.free(pages[nr].take().unwrap());
+    }
+    assert_eq!(nr_in_stock(&zones), 3);
+    let drained = zones.cpus().with_pin(|pin| zones.drain_pcp(pin));
+    assert_eq!((drained, nr_in_stock(&zones)), (3, 0));
+}
+
+#[test]
+fn the_window_closes_by_a_pageblock_only_when_the_next_is_out_of_use_too() {
+    let (zones, mut pages) = with_pages(1030);
+    // So many in use would fill two pageblocks: the third stays in the window nevertheless.
+    free(&zones, &mut pages, 600..700);
+    zones.free(pages[1028].take().unwrap());
+    let kept = take(&zones, 0);
+    assert_eq!(kept.pfn(), Pfn::new(1028));
+    pages[1028] = Some(kept);
+    // And now one.
+    free(&zones, &mut pages, 100..590);
+    zones.free(pages[1028].take().unwrap());
+    assert_eq!(take(&zones, 0).pfn(), Pfn::new(100));
+}
