@@ -131,3 +131,9 @@ pub(crate) fn room_of(size_bytes: usize, align: usize) -> usize {
         None => Order::for_size(size_bytes.max(align)).map_or(0, Order::size_bytes),
     }
 }
+
+/// The cache that would serve a request, by name: what who has no caches of sizes calls its memory.
+pub(crate) fn name_of_request(size_bytes: usize, align: usize, gfp: Gfp) -> Option<&'static str> {
+    let slot = slot_of_request(size_bytes, align, gfp)?;
+    first_caches().nth(slot.into()).map(|args| args.name)
+}

@@ -10,7 +10,9 @@ use lock_api::RawMutex;
 
 use crate::SlubError;
 use crate::front::ObjectCaches;
+use crate::kmem::Kmem;
 use crate::slab::SlabKind;
+use crate::slob::Slob;
 
 // SAFETY: `Kmem` promises the same.
 unsafe impl<K, A, P, L, C> ObjectSource for ObjectCaches<K, A, P, L, C>
@@ -23,15 +25,32 @@ where
 {
     fn alloc_object(&self, layout: Layout, gfp: Gfp) -> Result<NonNull<u8>, AllocError> {
         let object = self.kmalloc_aligned(layout.size(), layout.align(), gfp);
-        object.map_err(|error| match error {
-            SlubError::OutOfMemory => AllocError::OutOfMemory,
-            _ => AllocError::BadSize,
-        })
+        object.map_err(to_source)
     }
 
     unsafe fn free_object(&self, object: NonNull<u8>, _layout: Layout) {
         // Not by its layout: that path is for requests without `DMA` and its like.
         // SAFETY: the caller's obligations.
         unsafe { self.kfree(object) };
+    }
+}
+
+// SAFETY: as above.
+unsafe impl<A: PageSource, P: PhysMap, L: RawMutex> ObjectSource for Slob<A, P, L> {
+    fn alloc_object(&self, layout: Layout, gfp: Gfp) -> Result<NonNull<u8>, AllocError> {
+        let object = self.kmalloc_aligned(layout.size(), layout.align(), gfp);
+        object.map_err(to_source)
+    }
+
+    unsafe fn free_object(&self, object: NonNull<u8>, _layout: Layout) {
+        // SAFETY: the caller's obligations.
+        unsafe { self.kfree(object) };
+    }
+}
+
+fn to_source(error: SlubError) -> AllocError {
+    match error {
+        SlubError::OutOfMemory => AllocError::OutOfMemory,
+        _ => AllocError::BadSize,
     }
 }

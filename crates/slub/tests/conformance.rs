@@ -565,7 +565,10 @@ fn a_leak_is_reported_and_stays<B: BackEnd>() {
             .iter()
             .for_each(|&object| rig.free(cache, object));
         assert_eq!(rig.destroy(cache), Err(SlubError::Busy(3)));
-        assert_eq!(bugs(), [SlubBugKind::Leaked(3)]);
+        let mut told = bugs();
+        assert_eq!(told.remove(0), SlubBugKind::Leaked(3));
+        // Each of them, if it is debugged.
+        assert!(told.is_empty() || told == [SlubBugKind::LeakedObject; 3]);
         let more = rig.kmem.alloc(cache, Gfp::KERNEL).unwrap();
         rig.free(cache, more);
         objects[..3]

@@ -1,4 +1,4 @@
-//! Freed objects of a cache that wait before anybody gets them again, so that whoever still writes to one is found out.
+//! Freed objects that wait before anybody gets them again, so that whoever still writes to one is found out.
 //!
 //! First in, first out, chained through the word behind each object that the free list has while it is free. Whoever writes to
 //! a link is noticed, as what it leads to then is no object that waits; the chain is made anew from the marks of all objects.
@@ -22,9 +22,13 @@ pub(crate) struct Quarantine {
 #[expect(unsafe_code, reason = "pointers to objects that nobody else has")]
 unsafe impl Send for Quarantine {}
 
-/// Somebody has written to the link of this object; nothing has changed.
+/// Somebody has written to the link of this object, or to what says that the next one waits; nothing has changed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct BrokenChain(pub(crate) NonNull<u8>);
+pub(crate) struct BrokenChain {
+    pub(crate) object: NonNull<u8>,
+    /// The address of the next one, if the link is whole.
+    pub(crate) next: usize,
+}
 
 impl Quarantine {
     pub(crate) const fn new() -> Self {
@@ -40,15 +44,16 @@ impl Quarantine {
         self.nr
     }
 
-    /// The last to wait from now on.
-    pub(crate) fn push(&mut self, object: NonNull<u8>, geometry: &Geometry) {
-        write_link(object, geometry, key(object, geometry));
+    /// The last to wait from now on. `of` says how an object that waits is laid out.
+    pub(crate) fn push(
+        &mut self,
+        object: NonNull<u8>,
+        of: impl Fn(NonNull<u8>) -> Option<Geometry>,
+    ) {
+        set_link(object, &of, 0);
         match NonNull::new(self.last) {
             None => self.first = object.as_ptr(),
-            Some(last) => {
-                let link = key(last, geometry) ^ object.addr().get() as u64;
-                write_link(last, geometry, link);
-            }
+            Some(last) => set_link(last, &of, object.addr().get()),
         }
         self.last = object.as_ptr();
         self.nr += 1;
@@ -60,13 +65,13 @@ impl Quarantine {
     /// [`BrokenChain`].
     pub(crate) fn pop(
         &mut self,
-        geometry: &Geometry,
+        of: impl Fn(NonNull<u8>) -> Option<Geometry>,
         find: impl Fn(usize) -> Option<NonNull<u8>>,
     ) -> Result<Option<NonNull<u8>>, BrokenChain> {
         let Some(object) = NonNull::new(self.first) else {
             return Ok(None);
         };
-        let next = self.behind(object, geometry, find)?;
+        let next = self.behind(object, &of, find)?;
         self.first = next.map_or(ptr::null_mut(), NonNull::as_ptr);
         if next.is_none() {
             self.last = ptr::null_mut();
@@ -81,7 +86,7 @@ impl Quarantine {
     /// [`BrokenChain`], after those before it.
     pub(crate) fn for_each(
         &self,
-        geometry: &Geometry,
+        of: impl Fn(NonNull<u8>) -> Option<Geometry>,
         find: impl Fn(usize) -> Option<NonNull<u8>>,
         mut visit: impl FnMut(NonNull<u8>),
     ) -> Result<(), BrokenChain> {
@@ -89,7 +94,7 @@ impl Quarantine {
         for _ in 0..self.nr {
             let Some(object) = at else { break };
             visit(object);
-            at = self.behind(object, geometry, &find)?;
+            at = self.behind(object, &of, &find)?;
         }
         Ok(())
     }
@@ -102,15 +107,18 @@ impl Quarantine {
     fn behind(
         &self,
         object: NonNull<u8>,
-        geometry: &Geometry,
+        of: impl Fn(NonNull<u8>) -> Option<Geometry>,
         find: impl Fn(usize) -> Option<NonNull<u8>>,
     ) -> Result<Option<NonNull<u8>>, BrokenChain> {
-        let next = read_link(object, geometry) ^ key(object, geometry);
+        let geometry = of(object).ok_or(BrokenChain { object, next: 0 })?;
+        let link = read_link(object, &geometry) ^ key(object, &geometry);
+        let next = usize::try_from(link).unwrap_or(usize::MAX);
+        let found = find(next);
         let is_last = object.as_ptr() == self.last;
-        match (is_last, usize::try_from(next)) {
-            (true, Ok(0)) => Ok(None),
-            (false, Ok(next)) => find(next).map(Some).ok_or(BrokenChain(object)),
-            _ => Err(BrokenChain(object)),
+        if if is_last { next == 0 } else { found.is_some() } {
+            Ok(found)
+        } else {
+            Err(BrokenChain { object, next })
         }
     }
 }
@@ -118,7 +126,15 @@ impl Quarantine {
 impl BrokenChain {
     /// What is to be told of it.
     pub(crate) fn violation(self, geometry: &Geometry) -> Option<Violation> {
-        wrong_link(self.0, geometry, key(self.0, geometry))
+        wrong_link(self.object, geometry, key(self.object, geometry))
+    }
+}
+
+/// One whose layout nobody knows any more keeps its link, which is found broken.
+fn set_link(object: NonNull<u8>, of: impl Fn(NonNull<u8>) -> Option<Geometry>, next: usize) {
+    if let Some(geometry) = of(object) {
+        let link = key(object, &geometry) ^ next as u64;
+        write_link(object, &geometry, link);
     }
 }
 

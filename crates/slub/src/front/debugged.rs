@@ -20,6 +20,16 @@ use crate::{SlubBug, SlubBugKind};
 /// What was wrong with an object, until nobody holds a lock and it can be told.
 type Found = ([Option<Violation>; 4], ObjectReport);
 
+/// What comes next for an object that has waited.
+enum NextStep {
+    /// Into its slab.
+    Free,
+    /// Its mark was written over.
+    Mark,
+    /// Its link was written over.
+    Chain,
+}
+
 impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<K, A, P, L, C> {
     /// Whether there may be debugged caches.
     #[inline(always)]
@@ -107,7 +117,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         }
         let mut surplus = None;
         if waits {
-            cache.quarantine.push(object, geometry);
+            cache.quarantine.push(object, |_| Some(*geometry));
         } else {
             let lists = cache.node_mut(node);
             lists.push::<K, P>(self.mem(), geometry, slab, index);
@@ -147,24 +157,38 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
                 return;
             }
             let find = |address| self.waiting_at(slot, address);
-            let popped = cache.quarantine.pop(geometry, find);
-            let (object, violations) = match popped {
-                Ok(Some(object)) => (object, check(object, geometry, Use::Free)),
+            let popped = cache.quarantine.pop(|_| Some(*geometry), find);
+            let (object, violations, next_step) = match popped {
                 Ok(None) => return,
-                Err(broken) => (broken.0, [broken.violation(geometry), None, None, None]),
+                Ok(Some(object)) => {
+                    let violations = check(object, geometry, Use::Free);
+                    (object, violations, NextStep::Free)
+                }
+                Err(broken) => match self.unmarked_at(slot, broken.next) {
+                    Some(next) => {
+                        let violations = check(next, geometry, Use::Free);
+                        (next, violations, NextStep::Mark)
+                    }
+                    None => {
+                        let wrong = broken.violation(geometry);
+                        (broken.object, [wrong, None, None, None], NextStep::Chain)
+                    }
+                },
             };
             let Ok(home) = self.homeward(object) else {
                 return;
             };
             let found = self.found(name, &home.slab, geometry, object, violations);
             let mut surplus = None;
-            if popped.is_ok() {
-                fill_given(object, geometry, Holder::Slab);
-                let lists = cache.node_mut(home.node);
-                lists.push::<K, P>(self.mem(), geometry, home.slab, home.index);
-                surplus = lists.surplus(self.mem());
-            } else {
-                self.chain_again(cache);
+            match next_step {
+                NextStep::Free => {
+                    fill_given(object, geometry, Holder::Slab);
+                    let lists = cache.node_mut(home.node);
+                    lists.push::<K, P>(self.mem(), geometry, home.slab, home.index);
+                    surplus = lists.surplus(self.mem());
+                }
+                NextStep::Mark => fill_given(object, geometry, Holder::Quarantine),
+                NextStep::Chain => self.chain_again(cache),
             }
             drop(state);
             self.tell(found);
@@ -183,13 +207,27 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         (mark.holder == Holder::Quarantine).then_some(object)
     }
 
+    /// The object of a cache at an address, if its mark was written over.
+    fn unmarked_at(&self, slot: u8, address: usize) -> Option<NonNull<u8>> {
+        let at = NonNull::new(ptr::without_provenance_mut(address))?;
+        let home = self.homeward(at).ok().filter(|home| home.slot == slot)?;
+        let object = home.slab.object(&home.geometry, home.index);
+        read_mark(object, &home.geometry)
+            .is_none()
+            .then_some(object)
+    }
+
     fn is_waiting(&self, slot: u8, cache: &Cache, object: NonNull<u8>) -> bool {
         let find = |address| self.waiting_at(slot, address);
         let mut is_there = false;
         let geometry = &cache.shape.geometry;
-        let _ = cache.quarantine.for_each(geometry, find, |waiting| {
-            is_there |= waiting == object;
-        });
+        let _ = cache.quarantine.for_each(
+            |_| Some(*geometry),
+            find,
+            |waiting| {
+                is_there |= waiting == object;
+            },
+        );
         is_there
     }
 
@@ -208,7 +246,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
                 for object in (0..slab.objects()).map(|index| slab.object(geometry, index)) {
                     let mark = read_mark(object, geometry);
                     if mark.is_some_and(|mark| mark.holder == Holder::Quarantine) {
-                        quarantine.push(object, geometry);
+                        quarantine.push(object, |_| Some(*geometry));
                     }
                 }
             });

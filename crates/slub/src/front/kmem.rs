@@ -112,6 +112,10 @@ unsafe impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> Kmem
         self.nr_pages()
     }
 
+    fn check_objects(&self) -> usize {
+        self.check_objects()
+    }
+
     fn validate(&self) -> Result<(), Broken> {
         self.validate()
     }

@@ -140,7 +140,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             let geometry = &cache.shape.geometry;
             let whole = cache
                 .quarantine
-                .for_each(geometry, find, |_| nr_waiting += 1);
+                .for_each(|_| Some(*geometry), find, |_| nr_waiting += 1);
             if whole.is_err() || nr_waiting != cache.quarantine.len() {
                 return Err(Broken::Stock(name));
             }

@@ -9,6 +9,7 @@ use lock_api::RawMutex;
 
 use super::page::Want;
 use super::{BlockReq, Slob, State, clear, page_gfp, ring_of};
+use crate::debug::DebugFlags;
 use crate::geometry::{CacheArgs, CacheFlags, Geometry, Request};
 use crate::{KmemCache, SlubBugKind, SlubError};
 
@@ -23,6 +24,7 @@ pub struct SlobSlot {
 pub(super) struct SlobCache {
     pub(super) args: CacheArgs,
     pub(super) align: usize,
+    pub(super) debug: DebugFlags,
     pub(super) nr_objects: usize,
 }
 
@@ -68,13 +70,8 @@ impl State {
 }
 
 impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
-    /// A new cache. Linux: `kmem_cache_create`.
-    ///
     /// Its constructor runs whenever an object is handed out, as there are no slabs whose objects could stay constructed.
-    ///
-    /// # Errors
-    /// [`SlubError::InvalidLayout`], [`SlubError::TooLarge`] or [`SlubError::NoSlot`].
-    pub fn cache_create(&self, args: &CacheArgs) -> Result<KmemCache, SlubError> {
+    pub(super) fn new_cache(&self, args: &CacheArgs) -> Result<KmemCache, SlubError> {
         let geometry = Geometry::new(&Request {
             args: *args,
             redzone_bytes: 0,
@@ -87,6 +84,7 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
                 slot.cache = Some(SlobCache {
                     args: *args,
                     align: geometry.align,
+                    debug: self.flags_of(args.name),
                     nr_objects: 0,
                 });
                 return Ok(KmemCache {
@@ -98,18 +96,17 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
         Err(SlubError::NoSlot)
     }
 
-    /// Ends a cache. Linux: `kmem_cache_destroy`.
-    ///
-    /// # Errors
-    /// [`SlubError::Busy`] when objects are in use: they are reported as leaked, and the cache stays as it is.
-    /// [`SlubError::NoSuchCache`].
-    pub fn cache_destroy(&self, cache: KmemCache) -> Result<(), SlubError> {
+    pub(super) fn end_cache(&self, cache: KmemCache) -> Result<(), SlubError> {
+        self.thin_out(0);
         let mut state = self.state.lock();
         let live = state.cache_mut(cache)?;
         let (in_use, name) = (live.nr_objects, live.args.name);
         if in_use > 0 {
             drop(state);
             self.report(SlubBugKind::Leaked(in_use), Some(name), 0);
+            if self.debugs() {
+                self.report_leaks(cache.slot, name);
+            }
             return Err(SlubError::Busy(in_use));
         }
         if let Some(slot) = state.slots.get_mut(usize::from(cache.slot)) {
@@ -119,14 +116,6 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
         Ok(())
     }
 
-    /// An object of the cache. Linux: `kmem_cache_alloc`.
-    ///
-    /// # Errors
-    /// [`SlubError::OutOfMemory`]; [`SlubError::Constructed`] when zeros are asked for; [`SlubError::NoSuchCache`].
-    pub fn alloc(&self, cache: KmemCache, gfp: Gfp) -> Result<NonNull<u8>, SlubError> {
-        self.alloc_from(cache, gfp, None)
-    }
-
     #[expect(unsafe_code, reason = "runs constructors")]
     pub(super) fn alloc_from(
         &self,
@@ -134,16 +123,22 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
         gfp: Gfp,
         node: Option<NodeId>,
     ) -> Result<NonNull<u8>, SlubError> {
-        let SlobCache { args, align, .. } = *self.state.lock().cache_mut(cache)?;
+        let SlobCache {
+            args, align, debug, ..
+        } = *self.state.lock().cache_mut(cache)?;
         let is_zeroed = gfp.contains(Gfp::ZERO);
         if is_zeroed && args.ctor.is_some() {
             return Err(SlubError::Constructed);
         }
         let is_dma = args.flags.contains(CacheFlags::CACHE_DMA);
         let gfp = page_gfp(gfp, is_dma);
-        let object = match Want::new(args.size_bytes, align, true) {
-            Some(want) => self.alloc_block(BlockReq {
+        let plain = Want::new(args.size_bytes, align, true).map(|want| (want, None));
+        let around = self.debugged(args.size_bytes, align, debug, Some(cache.slot));
+        let want = around.map(|(want, debugged)| (want, Some(debugged)));
+        let object = match want.or(plain) {
+            Some((want, debugged)) => self.alloc_block(BlockReq {
                 want,
+                debugged,
                 ring: ring_of(args.size_bytes, is_dma),
                 gfp,
                 node,

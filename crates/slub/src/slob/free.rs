@@ -3,13 +3,13 @@
 
 use core::ptr::NonNull;
 
-use kmm_frame::{NodeItem, Order, PageFlags, Pfn};
+use kmm_frame::{Order, PageFlags, Pfn};
 use kmm_host::{PageBlock, PageSource, PhysMap};
 use lock_api::RawMutex;
 
 use super::page::SlobPage;
 use super::{BLOCKS, LARGE, NR_SIZES, Slob, State, ring_of};
-use crate::{KmemCache, SlubBugKind, ZERO_SIZE_PTR};
+use crate::{KmemCache, SlubBugKind};
 
 /// Where an address lies.
 #[derive(Clone, Copy, Debug)]
@@ -23,29 +23,9 @@ pub(super) enum Place {
 pub(super) type Mistake = (SlubBugKind, Option<&'static str>);
 
 impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
-    /// Frees what the kmalloc family returned, or an object of any cache. Linux: `kfree`.
-    ///
-    /// A mistake that shows is reported and changes nothing; a double free shows as long as the memory is not handed out again.
-    ///
-    /// # Safety
-    /// 1. `ptr` came from this allocator.
-    /// 2. Nobody uses it any more.
-    pub unsafe fn kfree(&self, ptr: NonNull<u8>) {
-        if ptr != ZERO_SIZE_PTR {
-            self.free_to(ptr, None);
-        }
-    }
-
-    /// Takes an object back. Linux: `kmem_cache_free`.
-    ///
-    /// # Safety
-    /// 1. `object` came from [`Slob::alloc`] of this allocator and this cache.
-    /// 2. Nobody uses it any more.
-    pub unsafe fn free(&self, cache: KmemCache, object: NonNull<u8>) {
-        self.free_to(object, Some(cache));
-    }
-
-    fn free_to(&self, ptr: NonNull<u8>, cache: Option<KmemCache>) {
+    /// Takes back what `cache` is said to own, if its user says so. A mistake that shows is reported and changes nothing; a double
+    /// free shows as long as the memory is not handed out again.
+    pub(super) fn free_to(&self, ptr: NonNull<u8>, cache: Option<KmemCache>) {
         let outcome = match self.locate(ptr) {
             Ok(Place::Block(page)) => self.free_block(page, ptr, cache),
             Ok(Place::Large(head)) => self.free_large(head, ptr, cache),
@@ -67,11 +47,36 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
             return Err((SlubBugKind::NotAllocated, None));
         }
         let used = page.find(ptr).map_err(|kind| (kind, None))?;
+        if let Some(head) = used.head {
+            if self.is_waiting(&state, ptr, head) {
+                return Err(self.double_free(&state, head));
+            }
+            state.release(used.owner, cache)?;
+            let found = self.hold(&mut state, page, &used, head);
+            drop(state);
+            self.tell(found);
+            self.thin_out(self.config.quarantine_bytes);
+            return Ok(());
+        }
         state.release(used.owner, cache)?;
-        let size_bytes = page.size_bytes(used.begin);
+        let (goes_back, broken) = self.put(&mut state, page, used.begin);
+        drop(state);
+        self.give_back(goes_back);
+        self.tell_broken(broken);
+        Ok(())
+    }
+
+    /// Frees a block: the page, if nothing of it is in use any more, and where its list was broken, if it was.
+    pub(super) fn put(
+        &self,
+        state: &mut State,
+        page: SlobPage,
+        begin: u16,
+    ) -> (Option<PageBlock>, Option<usize>) {
+        let size_bytes = page.size_bytes(begin);
         let mut broken = None;
         let mut before = page.state();
-        if let Err(corrupt) = page.put(used.begin) {
+        if let Err(corrupt) = page.put(begin) {
             broken = Some(page.address(corrupt.0).addr().get());
             if before.free > 0 {
                 state.rings[usize::from(before.ring)].remove(self.map, page.pfn);
@@ -79,19 +84,10 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
             page.isolate();
             before = page.state();
             // Nothing is on the list now.
-            let _ = page.put(used.begin);
+            let _ = page.put(begin);
         }
-        let goes_back = self.relist(&mut state, page, before.free == 0, size_bytes);
-        drop(state);
-        if let Some(block) = goes_back {
-            self.pages
-                .count(block.pfn(), NodeItem::SlabUnreclaimable, -1);
-            self.free_page(block);
-        }
-        if let Some(address) = broken {
-            self.report(SlubBugKind::CorruptFreelist, None, address);
-        }
-        Ok(())
+        let goes_back = self.relist(state, page, before.free == 0, size_bytes);
+        (goes_back, broken)
     }
 
     /// Puts a page on a ring if it was full, or takes it off if nothing of it is in use any more.
@@ -138,6 +134,11 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
 }
 
 impl State {
+    pub(super) fn name_of(&self, slot: u8) -> Option<&'static str> {
+        let cache = self.slots.get(usize::from(slot))?.cache()?;
+        Some(cache.args.name)
+    }
+
     /// Notes that an object goes back to `owner`; `cache` is where its user means it to go, if he says.
     pub(super) fn release(
         &mut self,

@@ -10,30 +10,31 @@ use lock_api::RawMutex;
 use super::{Slob, natural_align};
 use crate::geometry::CacheArgs;
 use crate::stats::{Broken, CacheInfo, SlabPages, SlabUse};
-use crate::{Kmem, KmemCache, SlubError};
+use crate::{Kmem, KmemCache, SlubError, ZERO_SIZE_PTR};
 
 // SAFETY: INV-13: blocks lie apart, and each is free or one owner's.
 unsafe impl<A: PageSource, P: PhysMap, L: RawMutex> Kmem for Slob<A, P, L> {
     fn cache_create(&self, args: &CacheArgs) -> Result<KmemCache, SlubError> {
-        self.cache_create(args)
+        self.new_cache(args)
     }
 
     unsafe fn cache_destroy(&self, cache: KmemCache) -> Result<(), SlubError> {
-        self.cache_destroy(cache)
+        self.end_cache(cache)
     }
 
-    /// Nothing is kept: 0.
+    /// Nothing is kept but freed objects that are debugged, of all caches.
     fn shrink(&self, cache: KmemCache) -> Result<usize, SlubError> {
-        self.state.lock().cache_mut(cache).map(|_| 0)
+        self.state.lock().cache_mut(cache).map(|_| ())?;
+        Ok(self.thin_out(0))
     }
 
-    /// Nothing is kept: 0.
+    /// Nothing is kept but freed objects that are debugged.
     fn shrink_all(&self) -> usize {
-        0
+        self.thin_out(0)
     }
 
     fn alloc(&self, cache: KmemCache, gfp: Gfp) -> Result<NonNull<u8>, SlubError> {
-        self.alloc(cache, gfp)
+        self.alloc_from(cache, gfp, None)
     }
 
     fn alloc_node(
@@ -46,17 +47,17 @@ unsafe impl<A: PageSource, P: PhysMap, L: RawMutex> Kmem for Slob<A, P, L> {
     }
 
     unsafe fn free(&self, cache: KmemCache, object: NonNull<u8>) {
-        // SAFETY: the caller's obligations are the same.
-        unsafe { self.free(cache, object) }
+        self.free_to(object, Some(cache));
     }
 
+    /// At a multiple of `align`, and of 8: no more than that.
     fn kmalloc_aligned(
         &self,
         size_bytes: usize,
         align: usize,
         gfp: Gfp,
     ) -> Result<NonNull<u8>, SlubError> {
-        self.kmalloc_aligned(size_bytes, align, gfp)
+        self.kmalloc_from(size_bytes, align, gfp, None)
     }
 
     fn kmalloc_node(
@@ -69,12 +70,18 @@ unsafe impl<A: PageSource, P: PhysMap, L: RawMutex> Kmem for Slob<A, P, L> {
     }
 
     unsafe fn kfree(&self, ptr: NonNull<u8>) {
-        // SAFETY: the caller's obligations are the same.
-        unsafe { self.kfree(ptr) }
+        if ptr != ZERO_SIZE_PTR {
+            self.free_to(ptr, None);
+        }
+    }
+
+    unsafe fn resize_in_place(&self, ptr: NonNull<u8>, size_bytes: usize) -> bool {
+        self.note_requested(ptr, size_bytes);
+        true
     }
 
     fn ksize(&self, ptr: NonNull<u8>) -> usize {
-        self.ksize(ptr)
+        self.room_at(ptr)
     }
 
     fn kmalloc_size_roundup(&self, size_bytes: usize, align: usize) -> usize {
@@ -93,11 +100,16 @@ unsafe impl<A: PageSource, P: PhysMap, L: RawMutex> Kmem for Slob<A, P, L> {
         self.pages_in_use()
     }
 
+    fn check_objects(&self) -> usize {
+        self.check_all()
+    }
+
     fn validate(&self) -> Result<(), Broken> {
         self.check()
     }
 
+    /// A power of two is aligned to itself, up to a page; other sizes to 8.
     fn kmalloc(&self, size_bytes: usize, gfp: Gfp) -> Result<NonNull<u8>, SlubError> {
-        self.kmalloc(size_bytes, gfp)
+        self.kmalloc_from(size_bytes, natural_align(size_bytes), gfp, None)
     }
 }

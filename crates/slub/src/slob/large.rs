@@ -36,7 +36,7 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
             node,
             ..PageReq::new(order, page_gfp(gfp, is_dma) | Gfp::COMP)
         };
-        let block = self.pages.alloc(request)?;
+        let block = self.pages_or_what_waits(request)?;
         let Some(base) = reachable(self.mem(), &block) else {
             return Err(self.refuse(block));
         };

@@ -20,10 +20,12 @@ use kmm_frame::{Gfp, MAX_NODES, MemMap, NodeId, NodeItem, Pfn, PfnRange};
 use kmm_host::{PageBlock, PageReq, PageSource, PhysMap};
 use lock_api::{Mutex, RawMutex};
 
+use crate::debug::Quarantine;
 use crate::slab::{Mem, reachable};
 use crate::{KmemCache, SlubBug, SlubBugKind, SlubConfig, SlubError, ZERO_SIZE_PTR};
 
 mod caches;
+mod debugged;
 mod free;
 mod kmem;
 mod large;
@@ -33,7 +35,8 @@ mod ring;
 
 pub use caches::SlobSlot;
 
-use page::{SlobPage, Want};
+use debugged::Debugged;
+use page::{SlobPage, UNIT_BYTES, Want};
 use ring::Ring;
 
 /// Blocks below are small. Linux: `SLOB_BREAK1`.
@@ -52,7 +55,8 @@ const POOL: &str = "slob";
 
 /// First fit over lists of blocks: the smallest footprint, the worst fragmentation.
 ///
-/// Of [`SlubConfig`] it uses `on_bug`, `slabs`, `secret` and `topology`. Any number of CPUs and interrupts may call it at once, if the
+/// Of [`SlubConfig`] it uses `on_bug`, `slabs`, `secret`, `topology`, and what is about debugging: one quarantine for all its objects.
+/// Any number of CPUs and interrupts may call it at once, if the
 /// lock `L` allows that; there is one. No call to the page source is made under it.
 pub struct Slob<A, P, L: RawMutex> {
     pages: A,
@@ -69,6 +73,10 @@ struct State {
     rings: [Ring; NR_RINGS],
     slots: &'static mut [SlobSlot],
     nr_pages: usize,
+    /// Freed objects that wait.
+    quarantine: Quarantine,
+    /// Those and what lies around them.
+    waiting_bytes: usize,
 }
 
 /// A request for a block.
@@ -79,6 +87,7 @@ struct BlockReq {
     gfp: Gfp,
     node: Option<NodeId>,
     owner: Option<KmemCache>,
+    debugged: Option<Debugged>,
 }
 
 impl<A, P, L: RawMutex> fmt::Debug for Slob<A, P, L> {
@@ -114,35 +123,14 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
                 rings: [const { Ring::new() }; NR_RINGS],
                 slots,
                 nr_pages: 0,
+                quarantine: Quarantine::new(),
+                waiting_bytes: 0,
             }),
             large_pages: AtomicUsize::new(0),
         })
     }
 
-    /// `size_bytes` of physically contiguous memory. Linux: `kmalloc`.
-    ///
-    /// A power of two is aligned to itself, up to a page; other sizes to 8. Size 0 yields [`ZERO_SIZE_PTR`].
-    ///
-    /// # Errors
-    /// [`SlubError::TooLarge`] above [`KMALLOC_MAX_SIZE`](crate::KMALLOC_MAX_SIZE); [`SlubError::OutOfMemory`].
-    pub fn kmalloc(&self, size_bytes: usize, gfp: Gfp) -> Result<NonNull<u8>, SlubError> {
-        self.kmalloc_from(size_bytes, natural_align(size_bytes), gfp, None)
-    }
-
-    /// As [`Slob::kmalloc`], at a multiple of `align`, a power of two, and of 8: no more than that.
-    ///
-    /// # Errors
-    /// As [`Slob::kmalloc`]; [`SlubError::InvalidLayout`] when `align` is no power of two, or beyond a page and the permanent map
-    /// is not as aligned.
-    pub fn kmalloc_aligned(
-        &self,
-        size_bytes: usize,
-        align: usize,
-        gfp: Gfp,
-    ) -> Result<NonNull<u8>, SlubError> {
-        self.kmalloc_from(size_bytes, align, gfp, None)
-    }
-
+    /// Memory by size.
     fn kmalloc_from(
         &self,
         size_bytes: usize,
@@ -157,9 +145,15 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
             return Ok(ZERO_SIZE_PTR);
         }
         let size_bytes = size_bytes.max(1);
-        let object = match Want::new(size_bytes, align, false) {
-            Some(want) => self.alloc_block(BlockReq {
+        let plain = Want::new(size_bytes, align, false).map(|want| (want, None));
+        let room = size_bytes.div_ceil(UNIT_BYTES).saturating_mul(UNIT_BYTES);
+        let debug = self.flags_of_request(size_bytes, align, gfp);
+        let around = self.debugged(room, align, debug, None);
+        let want = around.map(|(want, debugged)| (want, Some(debugged)));
+        let object = match want.or(plain) {
+            Some((want, debugged)) => self.alloc_block(BlockReq {
                 want,
+                debugged,
                 ring: ring_of(size_bytes, gfp.intersects(Gfp::DMA | Gfp::DMA32)),
                 gfp: page_gfp(gfp, gfp.intersects(Gfp::DMA | Gfp::DMA32)),
                 node,
@@ -170,6 +164,7 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
         if gfp.contains(Gfp::ZERO) {
             clear(object, size_bytes);
         }
+        self.note_requested(object, size_bytes);
         Ok(object)
     }
 
@@ -197,6 +192,9 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
                 let of_cache = state.cache_mut(cache)?;
                 of_cache.nr_objects += 1;
                 found.inspect(|(page, _)| page.set_owner(begin, cache.slot));
+            }
+            if let (Some((page, begin)), Some(debugged)) = (found, &req.debugged) {
+                self.set_up(page, begin, debugged);
             }
             drop(state);
             if let Some(address) = broken {
@@ -250,7 +248,7 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
 
     /// Linux: `slob_new_node_pages`.
     fn new_page(&self, req: &BlockReq) -> Result<(PageBlock, NonNull<u8>), SlubError> {
-        let block = self.pages.alloc(PageReq {
+        let block = self.pages_or_what_waits(PageReq {
             node: req.node,
             ..PageReq::page(req.gfp)
         })?;
@@ -269,6 +267,14 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
         let frames = PfnRange::with_len(block.pfn(), 1);
         self.config.slabs.slab_gone(frames);
         self.pages.free(block);
+    }
+
+    /// A block; if need be after what waits was let go.
+    fn pages_or_what_waits(&self, req: PageReq) -> Result<PageBlock, SlubError> {
+        match self.pages.alloc(req) {
+            Err(_) if self.thin_out(0) > 0 => Ok(self.pages.alloc(req)?),
+            other => Ok(other?),
+        }
     }
 
     /// Gives a block back that cannot be used.
@@ -306,11 +312,16 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
     }
 
     fn report(&self, kind: SlubBugKind, cache: Option<&'static str>, address: usize) {
+        let object = if self.debugs() {
+            self.describe(address)
+        } else {
+            None
+        };
         (self.config.on_bug)(&SlubBug {
             kind,
-            cache,
+            cache: cache.or(object.map(|object| object.cache)),
             address,
-            object: None,
+            object: object.as_ref(),
         });
     }
 

@@ -17,6 +17,8 @@ use core::ptr::NonNull;
 use kmm_frame::{PAGE_SIZE, Page, PageFlags, Pfn};
 
 use crate::SlubBugKind;
+use crate::debug::{DebugFlags, Layout};
+use crate::geometry::{CacheArgs, Geometry, Request};
 
 /// What sizes and addresses are multiples of. Linux: `ARCH_KMALLOC_MINALIGN`; its `SLOB_UNIT` of 2 bytes gains nothing by it.
 pub(super) const UNIT_BYTES: usize = 8;
@@ -38,7 +40,7 @@ pub(super) struct Corrupt(pub(super) u16);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Want {
     pub(super) units: u16,
-    /// Units in front of the aligned one: 1 if the block begins with its owner's word.
+    /// Units in front of the aligned one: 1 if the block begins with its owner's word, more if it is debugged.
     pub(super) before: u16,
     /// In units; a power of two.
     pub(super) align: u16,
@@ -47,8 +49,12 @@ pub(super) struct Want {
 impl Want {
     /// For so many bytes; `None` when no page has the room.
     pub(super) fn new(size_bytes: usize, align: usize, has_owner: bool) -> Option<Self> {
-        let before = u16::from(has_owner);
-        let units = usize::from(before) + size_bytes.div_ceil(UNIT_BYTES);
+        Self::behind(usize::from(has_owner), size_bytes, align)
+    }
+
+    /// For so many bytes with units before them.
+    pub(super) fn behind(before: usize, size_bytes: usize, align: usize) -> Option<Self> {
+        let units = before + size_bytes.div_ceil(UNIT_BYTES);
         let align = align.div_ceil(UNIT_BYTES);
         let most = usize::from(ROOM);
         if units > most || align > most {
@@ -56,7 +62,7 @@ impl Want {
         }
         let want = Self {
             units: u16::try_from(units).ok()?,
-            before,
+            before: u16::try_from(before).ok()?,
             align: u16::try_from(align).ok()?,
         };
         (want.first_fit(FIRST) + want.units <= UNITS).then_some(want)
@@ -103,6 +109,66 @@ pub(super) struct Used {
     pub(super) begin: u16,
     /// The slot of the cache that the block's word names; `None` for `kmalloc`.
     pub(super) owner: Option<u8>,
+    /// How its object is laid out, if it is debugged.
+    pub(super) head: Option<Head>,
+}
+
+/// What the first word of a debugged block says: whose it is, and all that its layout follows from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Head {
+    pub(super) owner: Option<u8>,
+    pub(super) debug: DebugFlags,
+    pub(super) object_size: u16,
+}
+
+/// The rest of the word is its seal.
+const HEAD_KNOWN: u64 = (1 << 33) - 1;
+/// Sets heads apart from names of owners and from free blocks.
+const HEAD_SALT: u64 = 1 << 62;
+const NO_OWNER: u64 = 0x100;
+
+impl Head {
+    fn word(self) -> u64 {
+        let owner = self.owner.map_or(NO_OWNER, u64::from);
+        u64::from(self.object_size) | u64::from(self.debug.bits()) << 16 | owner << 24
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "parts of a word")]
+    fn from_word(word: u64) -> Self {
+        Self {
+            owner: u8::try_from(word >> 24).ok(),
+            debug: DebugFlags::from_bits_truncate((word >> 16) as u8),
+            object_size: word as u16,
+        }
+    }
+
+    /// The object's layout: aligned by its block, so its left red zone is no longer than others.
+    pub(super) fn geometry(self, secret: u64) -> Option<Geometry> {
+        let args = CacheArgs::new("", usize::from(self.object_size));
+        let request = Request {
+            args,
+            redzone_bytes: 0,
+            nr_cpus: 1,
+            secret,
+        };
+        let geometry = Geometry::new(&request).ok()?.debugged(self.debug, 1);
+        geometry.has_surroundings().then_some(geometry)
+    }
+
+    /// The word itself, and the left red zone.
+    pub(super) fn units_before(self) -> u16 {
+        let left = self.geometry(0).and_then(|geometry| Layout::of(&geometry));
+        let left = left.map_or(0, |layout| layout.left / UNIT_BYTES);
+        u16::try_from(left).unwrap_or(0) + 1
+    }
+
+    /// The object and what is behind it.
+    pub(super) fn units_behind(self) -> u16 {
+        let stride = self
+            .geometry(0)
+            .map_or(0, |geometry| geometry.stride / UNIT_BYTES);
+        u16::try_from(stride).unwrap_or(0) + 1 - self.units_before()
+    }
 }
 
 impl PageState {
@@ -266,17 +332,33 @@ impl SlobPage {
         if offset % UNIT_BYTES != 0 || unit < FIRST {
             return Err(SlubBugKind::Misaligned);
         }
+        if let Some((begin, head)) = self.debugged_around(unit) {
+            if unit < begin + head.units_before() + head.units_behind() {
+                let is_start = unit == begin + head.units_before();
+                return is_start
+                    .then_some(Used {
+                        begin,
+                        owner: head.owner,
+                        head: Some(head),
+                    })
+                    .ok_or(SlubBugKind::Misaligned);
+            }
+        }
         if self.is_marked(unit) && self.owner(unit).is_none() {
             return Ok(Used {
                 begin: unit,
                 owner: None,
+                head: None,
             });
         }
         let begin = unit - 1;
         if begin >= FIRST && self.is_marked(begin) {
             if let Some(owner) = self.owner(begin) {
-                let owner = Some(owner);
-                return Ok(Used { begin, owner });
+                return Ok(Used {
+                    begin,
+                    owner: Some(owner),
+                    head: None,
+                });
             }
         }
         match self.around(unit) {
@@ -306,6 +388,56 @@ impl SlobPage {
     /// The owner that a block in use names, if its first word is such a name.
     pub(super) fn owner(self, begin: u16) -> Option<u8> {
         u8::try_from(self.read(begin) ^ self.owner_tag(begin)).ok()
+    }
+
+    /// Makes a block one with a debugged object.
+    pub(super) fn set_head(self, begin: u16, head: Head) {
+        let known = head.word();
+        self.write(
+            begin,
+            known | (self.hash(begin, known | HEAD_SALT) & !HEAD_KNOWN),
+        );
+    }
+
+    /// The head of a block in use, if its first word is one.
+    pub(super) fn head(self, begin: u16) -> Option<Head> {
+        let word = self.read(begin);
+        let known = word & HEAD_KNOWN;
+        let is_whole = word & !HEAD_KNOWN == self.hash(begin, known | HEAD_SALT) & !HEAD_KNOWN;
+        is_whole.then(|| Head::from_word(known))
+    }
+
+    /// The debugged block that begins at a unit, or is the first before it.
+    pub(super) fn debugged_around(self, unit: u16) -> Option<(u16, Head)> {
+        let begin = self.mark_before(unit)?;
+        self.head(begin).map(|head| (begin, head))
+    }
+
+    /// The first debugged block that begins at or behind a unit.
+    pub(super) fn next_debugged(self, mut unit: u16) -> Option<(u16, Head)> {
+        loop {
+            let begin = self.next_mark(unit)?;
+            if let Some(head) = self.head(begin) {
+                return Some((begin, head));
+            }
+            unit = begin + 1;
+        }
+    }
+
+    /// The address of the first free block, 0 if there is none.
+    pub(super) fn first_free(self) -> usize {
+        match self.state().first {
+            END => 0,
+            first => self.address(first).addr().get(),
+        }
+    }
+
+    /// The unit that an address lies in, if behind the marks.
+    pub(super) fn unit_of(self, address: usize) -> Option<u16> {
+        let offset = address.checked_sub(self.base.addr().get())?;
+        u16::try_from(offset / UNIT_BYTES)
+            .ok()
+            .filter(|unit| (FIRST..UNITS).contains(unit))
     }
 
     /// Calls `visit` with the beginning of each block in use.
@@ -405,6 +537,11 @@ impl SlobPage {
             bits = u64::MAX;
         }
         None
+    }
+
+    /// The last mark at or before a unit.
+    fn mark_before(self, unit: u16) -> Option<u16> {
+        (FIRST..=unit).rev().find(|unit| self.is_marked(*unit))
     }
 
     fn is_marked(self, unit: u16) -> bool {

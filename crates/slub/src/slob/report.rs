@@ -6,6 +6,7 @@ use kmm_frame::{Order, PAGE_SIZE, PageFlags, Pfn, PfnRange};
 use kmm_host::{PageSource, PhysMap};
 use lock_api::RawMutex;
 
+use super::caches::SlobCache;
 use super::free::Place;
 use super::page::{SlobPage, UNIT_BYTES, Want};
 use super::{BLOCKS, MAX_SLOTS, NR_RINGS, Slob};
@@ -13,8 +14,7 @@ use crate::stats::{Broken, CacheInfo, SlabPages, SlabUse};
 use crate::{KMALLOC_MAX_SIZE, ZERO_SIZE_PTR};
 
 impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
-    /// How many bytes an allocation has room for; 0, reported, for what is none. Linux: `ksize`.
-    pub fn ksize(&self, ptr: NonNull<u8>) -> usize {
+    pub(super) fn room_at(&self, ptr: NonNull<u8>) -> usize {
         if ptr == ZERO_SIZE_PTR {
             return 0;
         }
@@ -23,7 +23,11 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
             let (owner, room) = match place {
                 Place::Block(page) => {
                     let used = page.find(ptr)?;
-                    (used.owner, page.size_bytes(used.begin))
+                    let room = match used.head {
+                        Some(head) => head.object_size.into(),
+                        None => page.size_bytes(used.begin),
+                    };
+                    (used.owner, room)
                 }
                 Place::Large(head) => {
                     let room = self.large_order(head).map_or(0, Order::size_bytes);
@@ -34,7 +38,10 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
             Ok(of_cache.map_or(room, |cache| cache.args.size_bytes))
         });
         match found {
-            Ok(room) => room,
+            Ok(room) => {
+                self.note_requested(ptr, room);
+                room
+            }
             Err(kind) => {
                 self.report(kind, None, ptr.addr().get());
                 0
@@ -67,7 +74,7 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
                 name: cache.args.name,
                 active_objs: cache.nr_objects,
                 num_objs: cache.nr_objects,
-                objsize: cache.args.size_bytes.next_multiple_of(UNIT_BYTES) + UNIT_BYTES,
+                objsize: self.block_bytes(&cache),
                 object_size: cache.args.size_bytes,
                 align: cache.align,
                 objperslab: 1,
@@ -79,6 +86,15 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
                 slabs_taken: 0,
                 slabs_returned: 0,
             });
+        }
+    }
+
+    /// Bytes of the block that an object of a cache has.
+    fn block_bytes(&self, cache: &SlobCache) -> usize {
+        let size_bytes = cache.args.size_bytes;
+        match self.debugged(size_bytes, cache.align, cache.debug, None) {
+            Some((want, _)) => usize::from(want.units) * UNIT_BYTES,
+            None => size_bytes.next_multiple_of(UNIT_BYTES) + UNIT_BYTES,
         }
     }
 
@@ -111,7 +127,14 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
             if let Some(page) = self.block_page(pfn) {
                 page.validate().map_err(|_| Broken::Freelist(pfn))?;
                 page.for_each_used(|begin| {
-                    if let Some(slot) = page.owner(begin) {
+                    let owner = match page.head(begin) {
+                        Some(head) => head.owner.filter(|_| {
+                            let object = page.address(begin + head.units_before());
+                            !self.is_waiting(&state, object, head)
+                        }),
+                        None => page.owner(begin),
+                    };
+                    if let Some(slot) = owner {
                         nr_objects[usize::from(slot)] += 1;
                     }
                 });
@@ -146,6 +169,9 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
                 return Err(Broken::Counts(cache.args.name));
             }
         }
+        if !self.is_chain_whole(&state) {
+            return Err(Broken::Stock("slob"));
+        }
         if large_pages != self.large_pages() {
             return Err(Broken::Large);
         }
@@ -153,7 +179,7 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
         fits.then_some(()).ok_or(Broken::Counts("slob"))
     }
 
-    fn block_page(&self, pfn: Pfn) -> Option<SlobPage> {
+    pub(super) fn block_page(&self, pfn: Pfn) -> Option<SlobPage> {
         let page = self.page_at(pfn)?;
         let is_ours = page.page.test(PageFlags::SLAB) && page.page.mapping() == self.seal ^ BLOCKS;
         is_ours.then_some(page)

@@ -85,7 +85,9 @@ impl BackEnd for OfSlob {
         Slob::new(source, phys, map, slots.leak(), config).expect("few slots")
     }
 
-    fn drain<A: PageSource + 'static>(_kmem: &Self::Kmem<A>) {}
+    fn drain<A: PageSource + 'static>(kmem: &Self::Kmem<A>) {
+        kmem.shrink_all();
+    }
 }
 
 pub(crate) struct Rig<B: BackEnd, A: PageSource + 'static = &'static Source> {
@@ -112,9 +114,18 @@ pub(crate) fn rig_with<B: BackEnd>(config: SlubConfig) -> Rig<B> {
     }
 }
 
-/// With all that makes it fast, and with all that makes it careful.
-pub(crate) fn rigs<B: BackEnd>() -> [Rig<B>; 2] {
-    [rig_with(fast_config()), rig_with(config())]
+/// With all that makes it fast, with all that makes it careful, and with all that looks for mistakes.
+pub(crate) fn rigs<B: BackEnd>() -> [Rig<B>; 4] {
+    let debugged = |debug| SlubConfig {
+        debug,
+        ..fast_config()
+    };
+    [
+        rig_with(fast_config()),
+        rig_with(config()),
+        rig_with(debugged("FZPU")),
+        rig_with(debugged("FZPUQ")),
+    ]
 }
 
 impl<B: BackEnd, A: PageSource + 'static> Rig<B, A> {
