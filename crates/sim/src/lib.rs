@@ -2,6 +2,7 @@
 
 mod config;
 mod cpus;
+mod guard;
 mod heap;
 mod lock;
 mod machine;
@@ -17,6 +18,7 @@ mod words;
 
 pub use config::Config;
 pub use cpus::SimCpus;
+pub use guard::SimGuard;
 pub use heap::FailingHeap;
 pub use lock::SimLock;
 pub use machine::Machine;

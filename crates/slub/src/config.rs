@@ -3,7 +3,7 @@
 use kmm_frame::Topology;
 use kmm_host::{Sanitizer, SlabHook};
 
-use crate::{Callers, SlubBug};
+use crate::{Callers, Sampled, SlubBug};
 
 /// What the host settles once.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +34,8 @@ pub struct SlubConfig {
     pub sanitizer: Option<&'static (dyn Sanitizer + Sync)>,
     /// Is told which frames become slabs, and cease to be: once a slab, never on a fast path.
     pub slabs: &'static (dyn SlabHook + Sync),
+    /// Where every so many-th object comes from, to lie alone between pages that nobody may touch: a [`Kfence`](crate::Kfence).
+    pub kfence: Option<&'static (dyn Sampled + Sync)>,
     /// A number that nobody can guess: what free objects and descriptors are sealed with.
     pub secret: u64,
     /// Which node frames and CPUs are of; `None` for one node.
@@ -55,6 +57,7 @@ impl SlubConfig {
             callers: Callers(&()),
             sanitizer: None,
             slabs: &(),
+            kfence: None,
             secret: 0x9e6c_63d0_876a_46a5,
             topology: None,
         }

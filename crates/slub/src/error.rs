@@ -103,6 +103,14 @@ pub enum SlubBugKind {
     UseAfterFree,
     /// Bytes far behind an object were written; restored.
     Padding,
+    /// An object of the KFENCE pool was read or written beyond its bounds; it went on.
+    OutOfBounds,
+    /// An object of the KFENCE pool was read or written after it was freed; it went on.
+    AccessAfterFree,
+    /// A page of the KFENCE pool was read or written beside which there is no object; it went on.
+    InvalidAccess,
+    /// Bytes around an object of the KFENCE pool were written, on its own page; seen when it was freed.
+    Canary,
     /// The page source handed out a frame without a descriptor or outside the permanent map; it was given back.
     ForeignFrame,
 }
@@ -122,6 +130,10 @@ impl fmt::Display for SlubBugKind {
             Self::RightRedzone => f.write_str("bytes behind an object were written"),
             Self::UseAfterFree => f.write_str("bytes of a free object were written"),
             Self::Padding => f.write_str("bytes far behind an object were written"),
+            Self::OutOfBounds => f.write_str("access beyond an object"),
+            Self::AccessAfterFree => f.write_str("access to a free object"),
+            Self::InvalidAccess => f.write_str("access where no object is"),
+            Self::Canary => f.write_str("bytes around an object were written"),
             Self::ForeignFrame => f.write_str("page source handed out a frame that cannot be used"),
         }
     }

@@ -1,8 +1,6 @@
 //! What is freed waits, in order and bounded, and who writes to it meanwhile is found; what was not asked for is red zone.
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::undocumented_unsafe_blocks,
-    clippy::multiple_unsafe_ops_per_block,
     unsafe_code,
     missing_docs,
     reason = "a test"
@@ -60,7 +58,10 @@ fn kmalloc(rig: &Rig, size: usize) -> NonNull<u8> {
 }
 
 fn write(ptr: NonNull<u8>, at: isize, len: usize) {
-    unsafe { ptr.offset(at).write_bytes(0x41, len) };
+    // SAFETY: within the machine's memory, as nobody writes far.
+    let place = unsafe { ptr.offset(at) };
+    // SAFETY: as above; that it is not the writer's is what is tested.
+    unsafe { place.write_bytes(0x41, len) };
 }
 
 /// The oldest goes first, when there are more bytes than may wait, and not before.
@@ -118,6 +119,7 @@ fn a_late_write_is_found_when_the_object_leaves() {
         SITE.set(0xa110c);
         let ptr = rig.slub.alloc(cache, Gfp::KERNEL).unwrap();
         SITE.set(0xf4ee);
+        // SAFETY: of this cache, and freed once.
         unsafe { rig.slub.free(cache, ptr) };
         SITE.set(1);
         write(ptr, at, 1);
@@ -209,6 +211,7 @@ fn what_waits_is_let_go_before_a_request_fails() {
     // More than there is memory, were it not for that.
     for _ in 0..40_000 {
         let object = rig.slub.alloc(cache, Gfp::KERNEL).unwrap();
+        // SAFETY: of this cache, and freed once.
         unsafe { rig.slub.free(cache, object) };
         nr += 1;
     }
@@ -221,6 +224,7 @@ fn what_waits_is_let_go_before_a_request_fails() {
 #[test]
 fn constructed_objects_wait_as_they_are() {
     unsafe fn construct(object: NonNull<u8>) {
+        // SAFETY: objects of the cache have 100 bytes.
         unsafe { object.write_bytes(7, 100) };
     }
     let rig = debug("FZPUQ", 1 << 12);
@@ -228,7 +232,9 @@ fn constructed_objects_wait_as_they_are() {
     let cache = rig.slub.cache_create(&args).unwrap();
     for _ in 0..50 {
         let ptr = rig.slub.alloc(cache, Gfp::KERNEL).unwrap();
+        // SAFETY: the test's, with 100 bytes.
         assert_eq!(unsafe { ptr.cast::<[u8; 100]>().read() }, [7; 100]);
+        // SAFETY: of this cache, and freed once.
         unsafe { rig.slub.free(cache, ptr) };
     }
     destroy(rig.slub, cache).unwrap();
@@ -290,6 +296,7 @@ fn whoever_asks_for_the_size_may_use_it() {
     // Of what is free, or the middle of something, nothing is marked.
     rig.slub.ksize(ptr);
     let other = kmalloc(&rig, 100);
+    // SAFETY: within the object.
     rig.slub.ksize(unsafe { other.add(8) });
     write(other, 100, 1);
     kfree(rig.slub, other);
@@ -301,6 +308,7 @@ fn whoever_asks_for_the_size_may_use_it() {
 #[test]
 fn the_red_zone_follows_a_resize() {
     let rig = debug("FZPU", 0);
+    // SAFETY: each is the test's own.
     let resize = |ptr, size| unsafe { rig.slub.krealloc(Some(ptr), size, Gfp::KERNEL) }.unwrap();
     let mut ptr = kmalloc(&rig, 100);
     for size in [110, 97, 112, 3, 60] {

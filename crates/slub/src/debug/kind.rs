@@ -18,6 +18,10 @@ pub(crate) const fn title(kind: SlubBugKind) -> &'static str {
         SlubBugKind::RightRedzone => "Right Redzone overwritten",
         SlubBugKind::UseAfterFree => "Poison overwritten",
         SlubBugKind::Padding => "Object padding overwritten",
+        SlubBugKind::OutOfBounds => "Out-of-bounds",
+        SlubBugKind::AccessAfterFree => "Use-after-free",
+        SlubBugKind::InvalidAccess => "Invalid access",
+        SlubBugKind::Canary => "Memory corruption",
     }
 }
 

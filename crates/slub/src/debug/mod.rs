@@ -18,6 +18,7 @@
 //! The left red zone comes about by giving every slab a colour, so that nobody else needs to know of it.
 
 mod config;
+mod guarded;
 mod kind;
 mod mark;
 mod object;
@@ -27,6 +28,7 @@ mod track;
 
 pub(crate) use config::flags_of;
 pub use config::{Callers, DebugFlags};
+pub use guarded::GuardedObject;
 pub(crate) use kind::title;
 pub(crate) use mark::{Holder, Mark};
 pub(crate) use object::{

@@ -4,7 +4,7 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use super::object::{Layout, Violation, copy, read_tracks};
-use super::{Track, kind, title};
+use super::{GuardedObject, Track, guarded, kind, title};
 use crate::SlubBugKind;
 use crate::geometry::Geometry;
 
@@ -32,6 +32,8 @@ pub struct ObjectReport {
     pub freed: Option<Track>,
     /// Bytes that are not what they should be.
     pub wrong: Option<WrongBytes>,
+    /// What is known besides of an object of the KFENCE pool.
+    pub guarded: Option<GuardedObject>,
     objects: u16,
     used: u16,
     first_free: usize,
@@ -59,6 +61,15 @@ struct Row {
     bytes: [u8; ROW],
 }
 
+impl Row {
+    const NONE: Self = Self {
+        label: "",
+        address: 0,
+        len: 0,
+        bytes: [0; ROW],
+    };
+}
+
 /// What a report begins with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts<'a> {
@@ -84,18 +95,39 @@ impl ObjectReport {
             allocated,
             freed,
             wrong: None,
+            guarded: None,
             objects: facts.objects,
             used: facts.used,
             first_free: facts.first_free,
-            rows: [Row {
-                label: "",
-                address: 0,
-                len: 0,
-                bytes: [0; ROW],
-            }; MOST_ROWS],
+            rows: [Row::NONE; MOST_ROWS],
         };
         report.take_rows(facts.geometry, object);
         report
+    }
+
+    /// Of an object between guard pages: where it begins, and how many bytes it has; who allocated it, and who freed it.
+    pub(crate) fn of_kfence(
+        cache: &'static str,
+        (object, object_size): (usize, usize),
+        address: usize,
+        [allocated, freed]: [Option<Track>; 2],
+        guarded: Option<GuardedObject>,
+    ) -> Self {
+        Self {
+            cache,
+            slab: object & !(kmm_frame::PAGE_SIZE - 1),
+            object,
+            object_size,
+            offset: address.wrapping_sub(object) as isize,
+            allocated,
+            freed,
+            wrong: None,
+            guarded,
+            objects: 1,
+            used: 1,
+            first_free: 0,
+            rows: [Row::NONE; MOST_ROWS],
+        }
     }
 
     /// With what is wrong.
@@ -143,6 +175,9 @@ impl ObjectReport {
 
     /// The whole text. Linux: `object_err`, `print_trailer`, `slab_fix`, mm/slub.c.
     pub(crate) fn print(&self, kind: SlubBugKind, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(of_pool) = &self.guarded {
+            return guarded::print(self, of_pool, kind, f);
+        }
         let Self {
             cache,
             slab,

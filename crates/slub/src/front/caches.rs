@@ -66,11 +66,13 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             let live = state.cache_of(Some(cache.generation))?;
             let mem = self.mem();
             let in_use: usize = live.nodes.iter().map(|node| node.nr_in_use(mem)).sum();
+            let in_use = in_use + self.nr_sampled(cache.slot);
             let name = live.shape.name;
             if in_use > 0 {
                 drop(state);
                 self.report(SlubBugKind::Leaked(in_use), Some(name), 0);
                 self.report_leaks(cache.slot);
+                self.report_sampled_leaks(cache.slot);
                 return Err(SlubError::Busy(in_use));
             }
             let flags = live.shape.flags;

@@ -354,10 +354,8 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
     }
 
     fn track(&self, geometry: &Geometry) -> Option<Track> {
-        geometry.debug.contains(DebugFlags::USER).then(|| {
-            let cpu = self.cpus.with_pin(|pin| pin.cpu().index());
-            Track::here(self.config.callers.0, u32::try_from(cpu).unwrap_or(0))
-        })
+        let keeps = geometry.debug.contains(DebugFlags::USER);
+        keeps.then(|| self.who())
     }
 
     /// Keeps what is to be told of an object that something is wrong with.

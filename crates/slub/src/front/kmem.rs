@@ -88,6 +88,9 @@ unsafe impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> Kmem
     }
 
     unsafe fn resize_in_place(&self, ptr: NonNull<u8>, size_bytes: usize) -> bool {
+        if let Some(room) = self.size_of_sampled(ptr) {
+            return size_bytes <= room;
+        }
         self.note_requested(ptr, size_bytes);
         true
     }

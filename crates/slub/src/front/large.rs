@@ -58,7 +58,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             return Ok(ZERO_SIZE_PTR);
         }
         match slot_of_request(size_bytes.max(1), align, gfp) {
-            Some(slot) => self.alloc_in(slot, None, gfp, node),
+            Some(slot) => self.alloc_for(slot, None, gfp, node, Some((size_bytes.max(1), align))),
             None => self.alloc_large(size_bytes, align, gfp, node),
         }
         .inspect(|object| self.note_requested(*object, size_bytes))
@@ -72,6 +72,9 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
     pub fn ksize(&self, ptr: NonNull<u8>) -> usize {
         if ptr == ZERO_SIZE_PTR {
             return 0;
+        }
+        if let Some(size_bytes) = self.size_of_sampled(ptr) {
+            return size_bytes;
         }
         match self.locate(ptr) {
             Ok(Place::Slab { slot, .. }) => {

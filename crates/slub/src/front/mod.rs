@@ -33,6 +33,7 @@ mod kmem;
 mod large;
 mod lookup;
 mod report;
+mod sampled;
 mod sanitize;
 mod shrinker;
 mod slow;
@@ -124,6 +125,8 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         }
         let seal = config.secret.rotate_left(17) ^ 0xa076_1d64_78bd_642f;
         let has_nodes = config.topology.is_some_and(|all| all.nodes().len() > 1);
+        // Who frees by handle or size may have an object of elsewhere.
+        let looks_first = has_nodes || config.kfence.is_some();
         let (first_addr, described) = linear(&map, &phys).unwrap_or((0, &[]));
         let memory_bytes = map.overhead().nr_pages * kmm_frame::PAGE_SIZE;
         let depot_bytes = DEPOT_BYTES_MAX.min(memory_bytes / DEPOT_SHARE);
@@ -133,7 +136,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             key: if has_nodes { !seal } else { seal },
             cpus,
             cpu_slots,
-            by_handle: if has_nodes { &[] } else { cpu_slots },
+            by_handle: if looks_first { &[] } else { cpu_slots },
             slots,
             pages,
             phys,
@@ -152,7 +155,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             slot.init(node, this.label(node, 0));
             if C::HAS_LOCAL_WORDS && (nr as usize) < nr_cpus {
                 let cpu = CpuId::new(nr);
-                let by_handle = if has_nodes { &BARRED } else { slot.table() };
+                let by_handle = if looks_first { &BARRED } else { slot.table() };
                 for (word, table) in [slot.table(), by_handle].into_iter().enumerate() {
                     let table = core::ptr::from_ref(table).cast_mut().cast();
                     this.cpus

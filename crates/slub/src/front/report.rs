@@ -220,7 +220,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             info.slabs_returned += node.counts.slabs_returned;
         }
         in_stock += cache.quarantine.len();
-        info.active_objs = info.active_objs.saturating_sub(in_stock);
+        info.active_objs = info.active_objs.saturating_sub(in_stock) + self.nr_sampled(slot);
         Some(info)
     }
 

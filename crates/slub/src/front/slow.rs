@@ -8,6 +8,7 @@ use lock_api::RawMutex;
 
 use super::array::{ARRAY_BYTES, ArrayUse, CELLS, CpuArray, Event};
 use super::lookup::Place;
+use super::sampled::Asked;
 use super::{CpuSlot, ObjectCaches};
 use crate::batch::Batch;
 use crate::cache::Shape;
@@ -44,13 +45,32 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         gfp: Gfp,
         node: Option<NodeId>,
     ) -> Result<NonNull<u8>, SlubError> {
+        self.alloc_for(slot, generation, gfp, node, None)
+    }
+
+    /// The same for who has asked for so much memory.
+    pub(super) fn alloc_for(
+        &self,
+        slot: u8,
+        generation: Option<u32>,
+        gfp: Gfp,
+        node: Option<NodeId>,
+        asked: Asked,
+    ) -> Result<NonNull<u8>, SlubError> {
         let of_slot = self.slots.get(usize::from(slot));
         let of_slot = of_slot.ok_or(SlubError::NoSuchCache)?;
         if generation.is_some_and(|generation| !of_slot.is_of(generation)) {
             return Err(SlubError::NoSuchCache);
         }
+        let sampled = || match node {
+            None => self.sampled(slot, generation, gfp, asked),
+            Some(_) => None,
+        };
         if !gfp.contains(Gfp::ZERO) {
-            return self.alloc_unzeroed(slot, generation, gfp, node);
+            return match sampled() {
+                Some(object) => Ok(object),
+                None => self.alloc_unzeroed(slot, generation, gfp, node),
+            };
         }
         let (geometry, _) = of_slot.geometry(0);
         if geometry.is_constructed {
@@ -59,7 +79,10 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         let here = if node.is_none() { self.pop(slot) } else { None };
         let object = match here {
             Some(object) => object,
-            None => self.alloc_unzeroed(slot, generation, gfp, node)?,
+            None => match sampled() {
+                Some(object) => return Ok(object),
+                None => self.alloc_unzeroed(slot, generation, gfp, node)?,
+            },
         };
         super::home::clear(object, &geometry);
         Ok(object)
@@ -222,7 +245,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
     /// Frees what the array did not take.
     #[inline(never)]
     pub(super) fn kfree_slow(&self, ptr: NonNull<u8>) {
-        if ptr == ZERO_SIZE_PTR {
+        if ptr == ZERO_SIZE_PTR || self.free_sampled(ptr, None) {
             return;
         }
         if self.has_nodes() && self.push_near(ptr) {
@@ -258,6 +281,12 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         let of_slot = self.slots.get(usize::from(cache.slot));
         if !of_slot.is_some_and(|slot| slot.is_of(cache.generation)) {
             return self.report(SlubBugKind::WrongCache, None, object.addr().get());
+        }
+        if self.config.kfence.is_some()
+            && (self.free_sampled(object, Some(cache.slot))
+                || self.push_by_label(cache.slot, object))
+        {
+            return;
         }
         if !self.has_nodes() && self.push_into_full(cache.slot, object) {
             return;

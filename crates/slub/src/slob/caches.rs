@@ -100,13 +100,15 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
         self.thin_out(0);
         let mut state = self.state.lock();
         let live = state.cache_mut(cache)?;
-        let (in_use, name) = (live.nr_objects, live.args.name);
+        let in_use = live.nr_objects + self.nr_sampled(cache.slot);
+        let name = live.args.name;
         if in_use > 0 {
             drop(state);
             self.report(SlubBugKind::Leaked(in_use), Some(name), 0);
             if self.debugs() {
                 self.report_leaks(cache.slot, name);
             }
+            self.report_sampled_leaks(cache.slot);
             return Err(SlubError::Busy(in_use));
         }
         if let Some(slot) = state.slots.get_mut(usize::from(cache.slot)) {
@@ -135,8 +137,13 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
         let plain = Want::new(args.size_bytes, align, true).map(|want| (want, None));
         let around = self.debugged(args.size_bytes, align, debug, Some(cache.slot));
         let want = around.map(|(want, debugged)| (want, Some(debugged)));
-        let object = match want.or(plain) {
-            Some((want, debugged)) => self.alloc_block(BlockReq {
+        let sampled = match node {
+            None => self.sampled(args.size_bytes, align, gfp, Some(cache)),
+            Some(_) => None,
+        };
+        let object = match (sampled, want.or(plain)) {
+            (Some(object), _) => object,
+            (None, Some((want, debugged))) => self.alloc_block(BlockReq {
                 want,
                 debugged,
                 ring: ring_of(args.size_bytes, is_dma),
@@ -144,7 +151,7 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
                 node,
                 owner: Some(cache),
             })?,
-            None => self.alloc_large(args.size_bytes, align, gfp, node, Some(cache))?,
+            (None, None) => self.alloc_large(args.size_bytes, align, gfp, node, Some(cache))?,
         };
         if is_zeroed {
             clear(object, args.size_bytes);

@@ -96,7 +96,8 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
         ))
     }
 
-    fn track(&self) -> Track {
+    /// Who runs.
+    pub(super) fn track(&self) -> Track {
         Track::here(self.config.callers.0, 0)
     }
 

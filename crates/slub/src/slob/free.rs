@@ -26,6 +26,9 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
     /// Takes back what `cache` is said to own, if its user says so. A mistake that shows is reported and changes nothing; a double
     /// free shows as long as the memory is not handed out again.
     pub(super) fn free_to(&self, ptr: NonNull<u8>, cache: Option<KmemCache>) {
+        if self.free_sampled(ptr, cache) {
+            return;
+        }
         let outcome = match self.locate(ptr) {
             Ok(Place::Block(page)) => self.free_block(page, ptr, cache),
             Ok(Place::Large(head)) => self.free_large(head, ptr, cache),

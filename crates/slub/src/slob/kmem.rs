@@ -76,6 +76,9 @@ unsafe impl<A: PageSource, P: PhysMap, L: RawMutex> Kmem for Slob<A, P, L> {
     }
 
     unsafe fn resize_in_place(&self, ptr: NonNull<u8>, size_bytes: usize) -> bool {
+        if let Some(room) = self.size_of_sampled(ptr) {
+            return size_bytes <= room;
+        }
         self.note_requested(ptr, size_bytes);
         true
     }

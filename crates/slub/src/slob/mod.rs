@@ -32,6 +32,7 @@ mod large;
 mod page;
 mod report;
 mod ring;
+mod sampled;
 
 pub use caches::SlobSlot;
 
@@ -145,6 +146,16 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
             return Ok(ZERO_SIZE_PTR);
         }
         let size_bytes = size_bytes.max(1);
+        let sampled = match node {
+            None => self.sampled(size_bytes, align, gfp, None),
+            Some(_) => None,
+        };
+        if let Some(object) = sampled {
+            if gfp.contains(Gfp::ZERO) {
+                clear(object, size_bytes);
+            }
+            return Ok(object);
+        }
         let plain = Want::new(size_bytes, align, false).map(|want| (want, None));
         let room = size_bytes.div_ceil(UNIT_BYTES).saturating_mul(UNIT_BYTES);
         let debug = self.flags_of_request(size_bytes, align, gfp);

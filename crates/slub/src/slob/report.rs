@@ -18,6 +18,9 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
         if ptr == ZERO_SIZE_PTR {
             return 0;
         }
+        if let Some(room) = self.size_of_sampled(ptr) {
+            return room;
+        }
         let found = self.locate(ptr).and_then(|place| {
             let mut state = self.state.lock();
             let (owner, room) = match place {
@@ -62,8 +65,8 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
 
     /// The figures of each cache.
     pub(super) fn for_each_info(&self, visit: &mut dyn FnMut(&CacheInfo)) {
-        for nr in 0..MAX_SLOTS {
-            let cache = match self.state.lock().slots.get(nr) {
+        for number in 0..=u8::MAX {
+            let cache = match self.state.lock().slots.get(usize::from(number)) {
                 Some(slot) => slot.cache().copied(),
                 None => return,
             };
@@ -72,7 +75,7 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
             };
             visit(&CacheInfo {
                 name: cache.args.name,
-                active_objs: cache.nr_objects,
+                active_objs: cache.nr_objects + self.nr_sampled(number),
                 num_objs: cache.nr_objects,
                 objsize: self.block_bytes(&cache),
                 object_size: cache.args.size_bytes,
