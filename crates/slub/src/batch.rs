@@ -31,8 +31,23 @@ impl Batch {
         self.len += f(&mut self.objects[self.len..]);
     }
 
+    /// Adds those; there is room for them.
+    pub(crate) fn extend(&mut self, objects: &[*mut u8]) {
+        self.objects[self.len..][..objects.len()].copy_from_slice(objects);
+        self.len += objects.len();
+    }
+
     pub(crate) const fn is_full(&self) -> bool {
         self.len == Self::CAPACITY
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// How many more it has room for.
+    pub(crate) const fn room(&self) -> usize {
+        Self::CAPACITY - self.len
     }
 
     pub(crate) const fn is_empty(&self) -> bool {

@@ -71,7 +71,7 @@ const fn slots(first: usize, sizes: &[usize]) -> [u8; KMALLOC_MAX_CACHE_SIZE / S
 pub(crate) fn first_caches() -> impl Iterator<Item = CacheArgs> {
     let internal = [
         CacheArgs::new("kmem_cache_cpu", crate::front::ARRAY_BYTES).align(64),
-        CacheArgs::new("kmem_cache_depot", crate::depot::BLOCK_BYTES).align(64),
+        CacheArgs::new("kmem_cache_depot", crate::block::BLOCK_BYTES).align(64),
     ];
     let internal = internal.map(|args| args.flags(CacheFlags::CHECKED | CacheFlags::NO_MERGE));
     let of = |sizes: &'static [usize], names: &'static [&'static str], flags| {

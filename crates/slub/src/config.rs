@@ -10,8 +10,8 @@ use crate::{Callers, Sampled, SlubBug};
 pub struct SlubConfig {
     /// Told of each mistake that is noticed, without any lock held.
     pub on_bug: fn(&SlubBug),
-    /// Bytes of free objects that the depot of a cache may keep on a node; `None` for 1 MiB, or 1/256 of memory if that is
-    /// less.
+    /// Bytes of free objects that the depot of a cache may keep on a node, together with what one CPU has behind its array;
+    /// CPUs may have half as many, all together. `None` for 1 MiB, or 1/256 of memory if that is less.
     pub depot_bytes: Option<usize>,
     /// Whether caches of alike objects share slabs. Linux: `slab_nomerge` says no.
     pub merges: bool,

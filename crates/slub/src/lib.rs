@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 
 mod batch;
+mod block;
 mod cache;
 mod check;
 mod classes;

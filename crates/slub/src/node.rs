@@ -36,8 +36,6 @@ pub(crate) struct NodeCounts {
     pub(crate) slabs_taken: u64,
     /// Slabs returned to it.
     pub(crate) slabs_returned: u64,
-    /// Batches that went into the depot.
-    pub(crate) to_depot: u64,
     /// Slabs in use that objects were taken from.
     pub(crate) from_partial: u64,
     /// Objects taken past the CPUs' arrays.
@@ -64,7 +62,6 @@ impl Node {
             counts: NodeCounts {
                 slabs_taken: 0,
                 slabs_returned: 0,
-                to_depot: 0,
                 from_partial: 0,
                 direct_allocs: 0,
             },

@@ -46,7 +46,7 @@ pub struct CacheStats {
     pub alloc_fastpath: u64,
     /// Objects for which the array was filled first: by so many batches.
     pub alloc_refill: u64,
-    /// Of those, batches that the depot had. Linux: `BARN_GET`.
+    /// Of those, batches that the CPU had in stock, or the depot. Linux: `BARN_GET`.
     pub alloc_from_depot: u64,
     /// Objects that came past the arrays: while they were in use, of a checked cache, of another node.
     pub alloc_slowpath: u64,
@@ -58,7 +58,7 @@ pub struct CacheStats {
     pub free_fastpath: u64,
     /// Objects for which a batch left the array first.
     pub free_flush: u64,
-    /// Batches that went into the depot. Linux: `BARN_PUT`.
+    /// Batches that went into a CPU's stock, and perhaps on into the depot. Linux: `BARN_PUT`.
     pub free_to_depot: u64,
     /// Objects that went past the arrays.
     pub free_slowpath: u64,

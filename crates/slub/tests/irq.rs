@@ -18,7 +18,7 @@ use kmm_sim::{Config, FreeListSource, Machine, Rng, SimCpus, SimLock, SimPhys, s
 use kmm_slub::{CacheSlot, CpuSlot, NR_KMALLOC_CACHES, Slub, SlubStorage};
 use lock_api::{GuardNoSend, RawMutex};
 
-/// Before it is taken, an interrupt may come.
+/// Before it is taken, an interrupt may come; not while one is held, for it keeps them off.
 struct IrqLock(SimLock);
 
 // SAFETY: as the lock within.
@@ -27,15 +27,21 @@ unsafe impl RawMutex for IrqLock {
     type GuardMarker = GuardNoSend;
 
     fn lock(&self) {
-        interrupt();
+        if NR_HELD.get() == 0 {
+            interrupt();
+        }
         self.0.lock();
+        NR_HELD.set(NR_HELD.get() + 1);
     }
 
     fn try_lock(&self) -> bool {
-        self.0.try_lock()
+        let is_ours = self.0.try_lock();
+        NR_HELD.set(NR_HELD.get() + usize::from(is_ours));
+        is_ours
     }
 
     unsafe fn unlock(&self) {
+        NR_HELD.set(NR_HELD.get() - 1);
         // SAFETY: the caller's promise.
         unsafe { self.0.unlock() };
     }
@@ -53,6 +59,7 @@ struct Irqs {
 thread_local! {
     static IRQS: RefCell<Option<Irqs>> = const { RefCell::new(None) };
     static IS_IN_IRQ: Cell<bool> = const { Cell::new(false) };
+    static NR_HELD: Cell<usize> = const { Cell::new(0) };
 }
 
 /// One of four times, and never within another.

@@ -54,7 +54,7 @@ pub(crate) enum Event {
     Refill,
     /// It was full, and gave a batch.
     Flush,
-    /// That batch came from the depot.
+    /// That batch came from the CPU's stock, or from the depot.
     FromDepot,
 }
 
@@ -68,6 +68,8 @@ pub(crate) struct ArrayTotals {
     pub(crate) nr_allocs: u64,
     pub(crate) nr_frees: u64,
     pub(crate) events: [u64; Event::COUNT],
+    /// Batches that went behind it.
+    pub(crate) batches_put: u64,
 }
 
 impl ArrayTotals {
@@ -75,11 +77,13 @@ impl ArrayTotals {
         nr_allocs: 0,
         nr_frees: 0,
         events: [0; Event::COUNT],
+        batches_put: 0,
     };
 
     pub(crate) fn add(&mut self, other: Self) {
         self.nr_allocs += other.nr_allocs;
         self.nr_frees += other.nr_frees;
+        self.batches_put += other.batches_put;
         for (sum, more) in self.events.iter_mut().zip(other.events) {
             *sum += more;
         }
@@ -227,6 +231,7 @@ impl CpuArray {
             nr_allocs: filled.wrapping_add(puts).wrapping_sub(state & LEN),
             nr_frees: puts,
             events: [0, 1, 2].map(|nr: usize| self.events[nr].load(Relaxed)),
+            batches_put: 0,
         }
     }
 

@@ -10,12 +10,16 @@ use core::sync::atomic::{
 };
 
 use kmm_host::{CpuPin, DrainRequest};
-use lock_api::{Mutex, RawMutex};
+use lock_api::{Mutex, MutexGuard, RawMutex};
 
 use super::array::{CpuArray, NOBODY};
+use crate::depot::Stock;
 
 /// Slots of caches, at most: their numbers are bytes.
 pub const MAX_CACHES: usize = 256;
+
+/// For each slot, what one CPU has behind its array.
+pub(crate) type Stocks = [Stock; MAX_CACHES];
 
 /// For each slot, the array of one CPU.
 pub(crate) type Table = [AtomicPtr<CpuArray>; MAX_CACHES];
@@ -30,7 +34,7 @@ const AWAY: u32 = super::CELLS as u32;
 
 /// Room for what one CPU has: the caller hands an array of them to [`Slub::new`](crate::Slub), one for each CPU.
 ///
-/// 4.25 KiB; arrays of objects are made when the CPU first needs them.
+/// 12.25 KiB; arrays of objects are made when the CPU first needs them.
 #[repr(C, align(128))]
 pub struct CpuSlot<L: RawMutex> {
     /// Entries point to an array that lives until [`CpuSlot::detach`], or to `none`.
@@ -43,8 +47,8 @@ pub struct CpuSlot<L: RawMutex> {
     key: AtomicU64,
     node: AtomicUsize,
     drain: DrainRequest,
-    /// Held while entries of the table change, and by other CPUs that look at arrays.
-    lock: Mutex<L, ()>,
+    /// For each slot, what is behind the array. Held also while entries of the table change, and by other CPUs that look at arrays.
+    stocks: Mutex<L, Stocks>,
 }
 
 impl<L: RawMutex> CpuSlot<L> {
@@ -58,7 +62,7 @@ impl<L: RawMutex> CpuSlot<L> {
             key: AtomicU64::new(0),
             node: AtomicUsize::new(0),
             drain: DrainRequest::new(AtomicU32::new(0), AtomicU32::new(0)),
-            lock: Mutex::const_new(L::INIT, ()),
+            stocks: Mutex::const_new(L::INIT, [const { Stock::new() }; MAX_CACHES]),
         }
     }
 
@@ -100,33 +104,47 @@ impl<L: RawMutex> CpuSlot<L> {
         &self.drain
     }
 
+    /// What the CPU has behind its arrays, for any CPU. Taken before the lock of a cache, if both are.
+    #[inline]
+    pub(crate) fn stocks(&self) -> MutexGuard<'_, L, Stocks> {
+        self.stocks.lock()
+    }
+
     /// This CPU's array of a cache, if there is one. For code of this CPU, and [`CpuSlot::inspect`].
     pub(crate) fn array(&'static self, slot: u8, _: CpuPin<'_>) -> Option<&'static CpuArray> {
         self.peek(slot)
     }
 
-    /// Puts an array in, by code of this CPU; whether there was none.
-    pub(crate) fn attach(&'static self, slot: u8, array: NonNull<CpuArray>, _: CpuPin<'_>) -> bool {
-        let _guard = self.lock.lock();
+    /// Puts an array in, by code of this CPU, and lets it have `most` objects behind it; whether there was none.
+    pub(crate) fn attach(
+        &'static self,
+        slot: u8,
+        array: NonNull<CpuArray>,
+        most: u32,
+        _: CpuPin<'_>,
+    ) -> bool {
+        let mut stocks = self.stocks();
         let entry = &self.table[usize::from(slot)];
         let is_free = ptr::eq(entry.load(Relaxed), self.none());
         if is_free {
             entry.store(array.as_ptr(), Release);
+            stocks[usize::from(slot)].set_most(most);
         }
         is_free
     }
 
     /// Takes an array out that nobody uses any more.
     pub(crate) fn detach(&'static self, slot: u8) -> Option<&'static CpuArray> {
-        let _guard = self.lock.lock();
+        let mut stocks = self.stocks();
         let array = self.peek(slot);
+        stocks[usize::from(slot)].set_most(0);
         self.table[usize::from(slot)].store(self.none(), Release);
         array
     }
 
     /// Calls `f` with an array, which stays while `f` runs.
     pub(crate) fn inspect<R>(&'static self, slot: u8, f: impl FnOnce(&CpuArray) -> R) -> Option<R> {
-        let _guard = self.lock.lock();
+        let _guard = self.stocks();
         self.peek(slot).map(f)
     }
 

@@ -1,7 +1,7 @@
 //! Giving back what lies idle: arrays, depots, empty slabs.
 //!
-//! A CPU empties its own arrays only; others ask it to ([`super::request`]). Arrays of a cache that nobody uses any more, and of
-//! a CPU that is dead, are emptied by who says so.
+//! A CPU empties its own arrays only; others ask it to (`DrainRequest`). Arrays of a cache that nobody uses any more, and of
+//! a CPU that is dead, are emptied by who says so. What is behind arrays is emptied by anybody.
 #![expect(unsafe_code, reason = "who calls promises that nobody else is there")]
 
 use core::ptr::NonNull;
@@ -11,12 +11,13 @@ use lock_api::RawMutex;
 
 use super::{CpuSlot, ObjectCaches};
 use crate::batch::Batch;
+use crate::block::BLOCK_OBJECTS;
 use crate::classes::ARRAYS;
 use crate::slab::SlabKind;
 use crate::{KmemCache, SlubError};
 
 impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<K, A, P, L, C> {
-    /// Returns what a cache has to spare: this CPU's stock of it, its depot, its empty slabs; how many pages that were. Other
+    /// Returns what a cache has to spare: this CPU's array of it, all CPUs' stock behind theirs, its depot, its empty slabs; how many pages that were. Other
     /// CPUs are asked to give theirs back at their next slow step. Linux: `kmem_cache_shrink`.
     ///
     /// # Errors
@@ -155,7 +156,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
                 }
                 while depot.nr_objects() == 0 && !blocks.is_full() {
                     match depot.remove_spare() {
-                        Some(block) => blocks.push(block),
+                        Some(block) => blocks.push(block.into_memory()),
                         None => break,
                     }
                 }
@@ -220,7 +221,36 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             array.with(|used| batch.fill(|place| used.take_coldest(place)))
         });
         self.give(&batch);
+        self.empty_stock(cpu, slot);
         used != Some(None)
+    }
+
+    /// Empties what a CPU has behind an array: any CPU's.
+    fn empty_stock(&self, cpu: &'static CpuSlot<L>, slot: u8) {
+        loop {
+            let mut batch = Batch::new();
+            let mut blocks = Batch::new();
+            let mut stocks = cpu.stocks();
+            let stock = &mut stocks[usize::from(slot)];
+            while batch.room() >= BLOCK_OBJECTS {
+                let is_there = stock.take(|objects| batch.extend(objects));
+                if !is_there {
+                    break;
+                }
+            }
+            while stock.nr_objects() == 0 && !blocks.is_full() {
+                match stock.remove_spare() {
+                    Some(block) => blocks.push(block.into_memory()),
+                    None => break,
+                }
+            }
+            drop(stocks);
+            if batch.is_empty() && blocks.is_empty() {
+                return;
+            }
+            self.give(&batch);
+            blocks.objects().for_each(|block| self.free_direct(block));
+        }
     }
 
     fn empty_away(&self, cpu: &'static CpuSlot<L>) -> bool {
@@ -232,13 +262,16 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
     }
 
     fn remove_array(&self, cpu: &'static CpuSlot<L>, slot: u8) {
-        let Some(array) = cpu.detach(slot) else {
+        let array = cpu.detach(slot);
+        self.empty_stock(cpu, slot);
+        let Some(array) = array else {
             return;
         };
         let mut batch = Batch::new();
         array.objects().for_each(|object| batch.push(object));
         self.give(&batch);
-        let totals = array.totals();
+        let mut totals = array.totals();
+        totals.batches_put = cpu.stocks()[usize::from(slot)].take_nr_batches_put();
         if let Some(cache) = self.slots[usize::from(slot)].lock().cache.as_mut() {
             cache.retired.add(totals);
         }

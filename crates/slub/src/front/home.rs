@@ -13,7 +13,9 @@ use lock_api::RawMutex;
 use super::ObjectCaches;
 use super::array::CpuArray;
 use super::lookup::Place;
+use super::slow::Stowed;
 use crate::batch::Batch;
+use crate::block::BlockBox;
 use crate::cache::Shape;
 use crate::classes::BLOCKS;
 use crate::geometry::{CacheFlags, Geometry};
@@ -31,47 +33,44 @@ pub(super) struct Homeward {
 }
 
 impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<K, A, P, L, C> {
-    /// Takes a batch of an array of this node: into the depot if there is room, else into slabs.
+    /// Takes a batch of an array of this node: into the CPU's stock if there is room, or the depot, else into slabs.
     pub(super) fn send_home(&self, slot: u8, node: usize, batch: &Batch) {
-        if !self.put_into_depot(slot, node, batch) {
-            self.give(batch);
+        let mut block = None;
+        loop {
+            let stowed = self.cpus.with_pin(|pin| {
+                let cpu = self.cpu_slots.get(pin.cpu().index());
+                let cpu = cpu.filter(|cpu| cpu.node() == node);
+                cpu.map_or(Stowed::NoRoom, |cpu| {
+                    let stock = &mut cpu.stocks()[usize::from(slot)];
+                    if let Some(block) = block.take() {
+                        stock.add_spare(block);
+                    }
+                    let fill = |place: &mut [*mut u8]| batch.copy_to(place);
+                    self.stow(stock, slot, node, batch.len(), fill)
+                })
+            });
+            if stowed == Stowed::NoBlock {
+                block = self.new_block();
+                if block.is_some() {
+                    continue;
+                }
+            }
+            if let Some(block) = block {
+                self.free_direct(block.into_memory());
+            }
+            if stowed != Stowed::Yes {
+                self.give(batch);
+            }
+            return;
         }
     }
 
-    fn put_into_depot(&self, slot: u8, node: usize, batch: &Batch) -> bool {
-        let mut block = None;
-        loop {
-            let mut state = self.slots[usize::from(slot)].lock();
-            let Some(cache) = state.cache.as_mut() else {
-                break;
-            };
-            let stride = cache.shape.geometry.stride;
-            let lists = cache.node_mut(node);
-            let depot = &mut lists.depot;
-            let nr_bytes = (depot.nr_objects() + batch.objects().count()) * stride;
-            if nr_bytes > self.depot_bytes {
-                break;
-            }
-            if let Some(block) = block.take() {
-                // SAFETY: an object of the cache of blocks, ours until now.
-                unsafe { depot.add_spare(block) };
-            }
-            if depot.has_spare() {
-                depot.put(Batch::CAPACITY, |place| batch.copy_to(place));
-                lists.counts.to_depot += 1;
-                return true;
-            }
-            drop(state);
-            let gentle = Gfp::NOWAIT | Gfp::NOWARN | Gfp::NORETRY;
-            block = self.alloc_in(BLOCKS, None, gentle, None).ok();
-            if block.is_none() {
-                return false;
-            }
-        }
-        if let Some(block) = block {
-            self.free_direct(block);
-        }
-        false
+    /// An empty block, if one can be had at once.
+    fn new_block(&self) -> Option<BlockBox> {
+        let gentle = Gfp::NOWAIT | Gfp::NOWARN | Gfp::NORETRY;
+        let memory = self.alloc_in(BLOCKS, None, gentle, None).ok()?;
+        // SAFETY: an object of the cache of blocks, ours alone.
+        Some(unsafe { BlockBox::new(memory) })
     }
 
     /// Puts each object of a batch into its slab.

@@ -47,6 +47,8 @@ use cpu::BARRED;
 const DEPOT_BYTES_MAX: usize = 1 << 20;
 /// Or one in so many of memory.
 const DEPOT_SHARE: usize = 256;
+/// All CPUs together may have one in so many of that in stock, besides.
+const STOCK_SHARE: usize = 2;
 
 /// Object caches and `kmalloc` over a source of pages, whose slabs are of kind `K`: see [`Slub`](crate::Slub).
 ///
@@ -71,6 +73,7 @@ pub struct ObjectCaches<K, A, P, L: RawMutex + 'static, C> {
     /// What labels are sealed with, in any case.
     seal: u64,
     depot_bytes: usize,
+    stock_bytes: usize,
     pub(crate) large_pages: AtomicUsize,
     kind: PhantomData<K>,
 }
@@ -130,6 +133,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         let (first_addr, described) = linear(&map, &phys).unwrap_or((0, &[]));
         let memory_bytes = map.overhead().nr_pages * kmm_frame::PAGE_SIZE;
         let depot_bytes = DEPOT_BYTES_MAX.min(memory_bytes / DEPOT_SHARE);
+        let depot_bytes = config.depot_bytes.unwrap_or(depot_bytes);
         let this = Self {
             first_addr,
             described,
@@ -143,7 +147,8 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             map,
             config,
             seal,
-            depot_bytes: config.depot_bytes.unwrap_or(depot_bytes),
+            depot_bytes,
+            stock_bytes: depot_bytes / (STOCK_SHARE * nr_cpus),
             large_pages: AtomicUsize::new(0),
             kind: PhantomData,
         };

@@ -41,10 +41,10 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         stats.alloc_from_depot = event(Event::FromDepot);
         stats.free_flush = event(Event::Flush);
         stats.free_fastpath = sums.nr_frees - stats.free_flush;
+        stats.free_to_depot = sums.batches_put;
         stats.free_slowpath = slot.direct_frees();
         for node in live.nodes.iter() {
             stats.alloc_slowpath += node.counts.direct_allocs;
-            stats.free_to_depot += node.counts.to_depot;
             stats.alloc_from_partial += node.counts.from_partial;
             stats.alloc_slab += node.counts.slabs_taken;
             stats.free_slab += node.counts.slabs_returned;
@@ -114,6 +114,9 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
                         found = found.and_then(|nr| self.check_stock(number, object, nr));
                     }
                 });
+                cpu.stocks()[usize::from(number)].for_each(|object| {
+                    found = found.and_then(|nr| self.check_stock(number, object, nr));
+                });
             }
             let state = self.slots[usize::from(number)].lock();
             let Some(cache) = state.cache.as_ref() else {
@@ -175,7 +178,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         }
     }
 
-    /// How many objects of a cache are in CPUs' arrays, and what went through those.
+    /// How many objects of a cache are in CPUs' arrays and behind them, and what went through those.
     fn stock(&self, slot: u8) -> (usize, ArrayTotals) {
         let (mut nr, mut totals) = (0, ArrayTotals::NONE);
         for cpu in self.cpu_slots {
@@ -183,6 +186,9 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
                 nr += array.len();
                 totals.add(array.totals());
             });
+            let stock = &cpu.stocks()[usize::from(slot)];
+            nr += stock.nr_objects();
+            totals.batches_put += stock.nr_batches_put();
         }
         (nr, totals)
     }

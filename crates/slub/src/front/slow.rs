@@ -11,9 +11,10 @@ use super::lookup::Place;
 use super::sampled::Asked;
 use super::{CpuSlot, ObjectCaches};
 use crate::batch::Batch;
+use crate::block::BLOCK_OBJECTS;
 use crate::cache::Shape;
 use crate::classes::ARRAYS;
-use crate::depot::BLOCK_OBJECTS;
+use crate::depot::Stock;
 use crate::geometry::{CacheFlags, Geometry};
 use crate::node::BrokenSlab;
 use crate::slab::SlabKind;
@@ -24,6 +25,16 @@ use crate::{KmemCache, SlubBug, SlubBugKind, SlubError, ZERO_SIZE_PTR};
 const MOST: u32 = CELLS as u32;
 /// Larger objects are not kept by CPUs.
 const LARGEST_IN_STOCK: usize = 16 << 10;
+
+/// How one try to put a batch behind an array ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stowed {
+    Yes,
+    /// The CPU has what it may have, and the depot, too.
+    NoRoom,
+    /// There is no empty block.
+    NoBlock,
+}
 
 /// How one try to get an object ended.
 enum Step {
@@ -152,7 +163,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         let node = cpu.node();
         self.serve_drain(cpu);
         let step = match cpu.array(slot, pin) {
-            Some(array) => array.with(|used| self.refill(&used, array, slot, generation, node)),
+            Some(array) => array.with(|used| self.refill(&used, array, cpu, slot, generation)),
             None => {
                 *wants_array = self.keeps_stock(slot);
                 None
@@ -161,18 +172,29 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         step.unwrap_or_else(|| self.alloc_direct(slot, generation, node))
     }
 
-    /// Gets a batch: from the depot, else from slabs. Linux: `refill_sheaf`, `___slab_alloc`.
+    /// Gets a batch: from the CPU's stock, for which the depot may have a bundle, else from slabs. Linux: `refill_sheaf`,
+    /// `___slab_alloc`.
     fn refill(
         &self,
         used: &ArrayUse<'_>,
         array: &CpuArray,
+        cpu: &'static CpuSlot<L>,
         slot: u8,
         generation: Option<u32>,
-        node: usize,
     ) -> Step {
         // An interrupt may have filled it.
         if let Some(object) = used.pop() {
             return Step::Got(object, None);
+        }
+        let node = cpu.node();
+        let mut stocks = cpu.stocks();
+        let stock = &mut stocks[usize::from(slot)];
+        if stock.take(|batch| used.fill_many(batch)) {
+            if let Some(object) = used.pop() {
+                array.note(Event::FromDepot);
+                array.note(Event::Refill);
+                return Step::Got(object, None);
+            }
         }
         let mut state = self.slots[usize::from(slot)].lock();
         let cache = match state.cache_of(generation) {
@@ -184,7 +206,8 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             return Step::NeedsSlab(shape);
         }
         let lists = cache.node_mut(node);
-        if lists.depot.take(|batch| used.fill_many(batch)) {
+        if stock.get_bundle(&mut lists.depot) {
+            stock.take(|batch| used.fill_many(batch));
             array.note(Event::FromDepot);
         } else {
             let geometry = &shape.geometry;
@@ -334,7 +357,12 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             array.is_some_and(|array| {
                 let kept = array.with(|used| {
                     if used.room() == 0 {
-                        self.flush(&used, array, slot, cpu.node());
+                        let stock = &mut cpu.stocks()[usize::from(slot)];
+                        let coldest = |place: &mut [*mut u8]| used.take_coldest(place);
+                        if self.stow(stock, slot, cpu.node(), array.batch(), coldest) == Stowed::Yes
+                        {
+                            array.note(Event::Flush);
+                        }
                     }
                     used.push(object)
                 });
@@ -343,22 +371,42 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         })
     }
 
-    /// Moves the coldest half of an array into the depot, if that may have it, and has an empty block. Linux: `barn_put_full_sheaf`.
-    fn flush(&self, used: &ArrayUse<'_>, array: &CpuArray, slot: u8, node: usize) {
-        let mut state = self.slots[usize::from(slot)].lock();
-        let Some(cache) = state.cache.as_mut() else {
-            return;
-        };
-        let stride = cache.shape.geometry.stride;
-        let lists = cache.node_mut(node);
-        let nr_bytes = (lists.depot.nr_objects() + array.batch()) * stride;
-        if nr_bytes <= self.depot_bytes && lists.depot.has_spare() {
-            lists
-                .depot
-                .put(array.batch(), |place| used.take_coldest(place));
-            lists.counts.to_depot += 1;
-            array.note(Event::Flush);
+    /// Moves `nr` objects of a full array into the CPU's stock, for which half of that may have to go to the depot: by `fill`.
+    /// Linux: `barn_put_full_sheaf`.
+    pub(super) fn stow(
+        &self,
+        stock: &mut Stock,
+        slot: u8,
+        node: usize,
+        nr: usize,
+        fill: impl FnOnce(&mut [*mut u8]) -> usize,
+    ) -> Stowed {
+        let is_too_much = stock.is_full_with(nr);
+        if is_too_much || !stock.has_spare() {
+            let mut state = self.slots[usize::from(slot)].lock();
+            let Some(cache) = state.cache.as_mut() else {
+                return Stowed::NoRoom;
+            };
+            let stride = cache.shape.geometry.stride;
+            let depot = &mut cache.node_mut(node).depot;
+            let nr_objects = depot.nr_objects() + stock.nr_objects() + nr;
+            if is_too_much && nr_objects * stride > self.depot_bytes {
+                return Stowed::NoRoom;
+            }
+            if !stock.has_spare() {
+                stock.get_spares(depot);
+            }
+            if !stock.has_spare() {
+                return Stowed::NoBlock;
+            }
+            stock.put(nr, fill);
+            if is_too_much {
+                stock.give_half(depot);
+            }
+        } else {
+            stock.put(nr, fill);
         }
+        Stowed::Yes
     }
 
     fn free_object(&self, slot: u8, node: usize, object: NonNull<u8>) {
@@ -419,9 +467,10 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         };
         let (geometry, _) = self.slots[usize::from(slot)].geometry(0);
         let array = super::home::place_array(memory, new_array(&geometry));
+        let most = u32::try_from(self.stock_bytes / geometry.stride).unwrap_or(u32::MAX);
         let is_in = self.cpus.with_pin(|pin| {
             let cpu: Option<&CpuSlot<L>> = self.cpu_slots.get(pin.cpu().index());
-            cpu.is_some_and(|cpu| cpu.attach(slot, array, pin))
+            cpu.is_some_and(|cpu| cpu.attach(slot, array, most, pin))
         });
         if !is_in {
             self.free_direct(memory);
