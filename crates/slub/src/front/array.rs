@@ -348,6 +348,14 @@ impl ArrayUse<'_> {
         most
     }
 
+    /// So many objects that owners gave back have gone past the array.
+    pub(crate) fn note_passed(&self, nr: usize) {
+        let nr = nr as u64;
+        let state = self.0.state.load(Relaxed);
+        self.0.state.store(state.wrapping_add(nr << PUTS), Relaxed);
+        self.note_filled(nr.wrapping_neg());
+    }
+
     fn note_filled(&self, more: u64) {
         let filled = self.0.nr_filled.load(Relaxed).wrapping_add(more);
         self.0.nr_filled.store(filled, Relaxed);
