@@ -15,18 +15,22 @@ mod common;
 mod back_ends;
 #[path = "conformance/random.rs"]
 mod random;
+#[path = "conformance/refusals.rs"]
+mod refusals;
+#[path = "conformance/requests.rs"]
+mod requests;
 
 use core::alloc::Layout;
-use core::cell::{Cell, RefCell};
+use core::cell::Cell;
 use core::ptr::NonNull;
 
 use back_ends::*;
 use random::*;
+use refusals::*;
+use requests::*;
 
-use common::{Source, bugs, config, fast_config, fill, holds, is_zero};
-use kmm_frame::{Gfp, NodeId, PAGE_SIZE, PageFlags};
-use kmm_host::{AllocError, PageBlock, PageReq, PageSource, PhysMap};
-use kmm_sim::{Config, Machine};
+use common::{bugs, fast_config, fill, holds, is_zero};
+use kmm_frame::{Gfp, PAGE_SIZE};
 use kmm_slub::{
     CacheArgs, CacheFlags, KMALLOC_MAX_SIZE, Kmem, SlubBugKind, SlubError, ZERO_SIZE_PTR,
 };
@@ -379,100 +383,6 @@ fn bulk_is_all_or_nothing<B: BackEnd>() {
     }
 }
 
-/// Keeps what was asked for, and calls back in the middle.
-struct Watched {
-    inner: &'static Source,
-    asked: RefCell<Vec<PageReq>>,
-    hook: RefCell<Option<Box<dyn FnOnce()>>>,
-}
-
-// SAFETY: blocks come from the inner source.
-unsafe impl PageSource for Watched {
-    fn alloc(&self, req: PageReq) -> Result<PageBlock, AllocError> {
-        self.asked.borrow_mut().push(req);
-        if let Some(hook) = self.hook.take() {
-            hook();
-        }
-        self.inner.alloc(req)
-    }
-
-    fn free(&self, block: PageBlock) {
-        self.inner.free(block);
-    }
-}
-
-fn watched<B: BackEnd>() -> (&'static Rig<B, &'static Watched>, &'static Watched) {
-    let machine = Machine::new(Config::with_mib(16));
-    let source = source_on(machine);
-    let watched: &'static Watched = Box::leak(Box::new(Watched {
-        inner: source,
-        asked: RefCell::default(),
-        hook: RefCell::default(),
-    }));
-    let kmem = B::make(machine, watched, config());
-    let rig = Rig {
-        machine,
-        source,
-        kmem,
-    };
-    (Box::leak(Box::new(rig)), watched)
-}
-
-fn nodes_are_asked_for<B: BackEnd>() {
-    let (rig, watched) = watched::<B>();
-    let node = NodeId::new(0);
-    let cache = rig.kmem.cache_create(&CacheArgs::new("far", 300)).unwrap();
-    let large = rig.kmem.kmalloc_node(50_000, Gfp::KERNEL, node).unwrap();
-    let small = rig.kmem.kmalloc_node(50, Gfp::KERNEL, node).unwrap();
-    let object = rig.kmem.alloc_node(cache, Gfp::KERNEL, node).unwrap();
-    let asked = watched.asked.take();
-    assert!(asked.len() >= 2);
-    assert!(asked.iter().all(|req| req.node == Some(node)));
-    rig.kfree(large);
-    rig.kfree(small);
-    rig.free(cache, object);
-    rig.destroy(cache).unwrap();
-    rig.assert_clean();
-}
-
-fn whoever_may_not_wait_does_not<B: BackEnd>() {
-    let (rig, watched) = watched::<B>();
-    for gfp in [Gfp::ATOMIC, Gfp::NOWAIT] {
-        for size in [8, 500, 4096, 100_000] {
-            let ptr = rig.kmem.kmalloc(size, gfp | Gfp::HIGHMEM).unwrap();
-            rig.kfree(ptr);
-            B::drain(&rig.kmem);
-        }
-    }
-    let asked = watched.asked.take();
-    assert!(asked.len() >= 8);
-    assert!(asked.iter().all(|req| !req.gfp.may_block()));
-    assert!(asked.iter().all(|req| !req.gfp.intersects(Gfp::HIGHMEM)));
-    // Memory for DMA is not what another left over.
-    let plain = rig.kmem.kmalloc(100, Gfp::KERNEL).unwrap();
-    watched.asked.take();
-    let dma = rig.kmem.kmalloc(100, Gfp::KERNEL | Gfp::DMA).unwrap();
-    assert!(watched.asked.take()[0].gfp.contains(Gfp::DMA));
-    rig.kfree(plain);
-    rig.kfree(dma);
-    rig.assert_clean();
-}
-
-/// The source may come back, as reclaim does. `SimLock` panics when locked twice.
-fn no_lock_is_held_while_pages_are_asked_for<B: BackEnd>() {
-    let (rig, watched) = watched::<B>();
-    *watched.hook.borrow_mut() = Some(Box::new(move || {
-        let inner = rig.kmem.kmalloc(64, Gfp::KERNEL).unwrap();
-        rig.kmem.shrink_all();
-        rig.kfree(inner);
-    }));
-    let ptr = rig.kmem.kmalloc(64, Gfp::KERNEL).unwrap();
-    assert!(watched.hook.borrow().is_none());
-    rig.kmem.validate().unwrap();
-    rig.kfree(ptr);
-    rig.assert_clean();
-}
-
 /// For each request for pages that a script makes: let that one fail, and look at what is left.
 fn each_page_request_may_fail<B: BackEnd>() {
     let script = [8, 8192, 9000, 100, 4096, 1 << 20, 2048, KMALLOC_MAX_SIZE];
@@ -575,123 +485,6 @@ fn a_leak_is_reported_and_stays<B: BackEnd>() {
             .iter()
             .for_each(|&object| rig.free(cache, object));
         rig.destroy(cache).unwrap();
-        rig.assert_clean();
-    }
-}
-
-fn handles_of_caches_that_are_gone_are_refused<B: BackEnd>() {
-    for rig in rigs::<B>() {
-        let make = || rig.kmem.cache_create(&CacheArgs::new("x", 48)).unwrap();
-        let old = make();
-        rig.destroy(old).unwrap();
-        let new = make();
-        assert_ne!(old, new);
-        let gone = Err(SlubError::NoSuchCache);
-        assert_eq!(rig.kmem.alloc(old, Gfp::KERNEL), gone);
-        assert_eq!(rig.kmem.alloc_node(old, Gfp::KERNEL, NodeId::new(0)), gone);
-        assert_eq!(rig.kmem.shrink(old), Err(SlubError::NoSuchCache));
-        assert_eq!(rig.destroy(old), Err(SlubError::NoSuchCache));
-        let object = rig.kmem.alloc(new, Gfp::KERNEL).unwrap();
-        rig.free(new, object);
-        rig.destroy(new).unwrap();
-        rig.assert_clean();
-    }
-}
-
-fn wrong_pointers_are_refused<B: BackEnd>() {
-    let rig = rig_with::<B>(config());
-    let refused = |ptr: NonNull<u8>, kind: SlubBugKind| {
-        let before = rig.kmem.nr_pages();
-        rig.kfree(ptr);
-        assert_eq!(bugs(), [kind]);
-        assert_eq!(rig.kmem.nr_pages(), before);
-        rig.kmem.validate().unwrap();
-    };
-    let mut on_stack = 0_u8;
-    refused(NonNull::from(&mut on_stack), SlubBugKind::OutsideDirectMap);
-    assert_eq!(rig.kmem.ksize(NonNull::from(&mut on_stack)), 0);
-    assert_eq!(bugs(), [SlubBugKind::OutsideDirectMap]);
-
-    let block = rig.source.alloc(PageReq::page(Gfp::KERNEL)).unwrap();
-    let page = rig.machine.phys().direct(block.pfn()).unwrap();
-    refused(page, SlubBugKind::NotAllocated);
-    // SAFETY: a pointer that must be refused.
-    let moved = unsafe { rig.kmem.krealloc(Some(page), 100, Gfp::KERNEL) };
-    assert_eq!(moved, Err(SlubError::InvalidLayout));
-    assert_eq!(bugs(), [SlubBugKind::NotAllocated]);
-    rig.source.free(block);
-
-    for size in [8, 96, 1024, 1500, 50_000] {
-        // So that its page stays.
-        let other = rig.kmem.kmalloc(size, Gfp::KERNEL).unwrap();
-        let ptr = rig.kmem.kmalloc(size, Gfp::KERNEL).unwrap();
-        fill(ptr, size, 9);
-        for offset in [1, 4, size / 2, size - 1] {
-            // SAFETY: within the object.
-            let middle = unsafe { ptr.add(offset) };
-            let kind = if offset >= PAGE_SIZE && size > 8192 {
-                SlubBugKind::NotAllocated
-            } else {
-                SlubBugKind::Misaligned
-            };
-            refused(middle, kind);
-        }
-        assert!(holds(ptr, size, 9));
-        rig.kfree(ptr);
-        let kind = if size > 8192 {
-            SlubBugKind::NotAllocated
-        } else {
-            SlubBugKind::DoubleFree
-        };
-        refused(ptr, kind);
-        rig.kfree(other);
-    }
-
-    let make = |name| rig.kmem.cache_create(&CacheArgs::new(name, 100)).unwrap();
-    let (ours, theirs) = (make("ours"), make("theirs"));
-    for size in [100, 30_000] {
-        let kmalloced = rig.kmem.kmalloc(size, Gfp::KERNEL).unwrap();
-        rig.free(theirs, kmalloced);
-        assert_eq!(bugs(), [SlubBugKind::WrongCache]);
-        rig.kfree(kmalloced);
-    }
-    let (object, other) = (
-        rig.kmem.alloc(ours, Gfp::KERNEL).unwrap(),
-        rig.kmem.alloc(ours, Gfp::KERNEL).unwrap(),
-    );
-    rig.free(theirs, object);
-    assert_eq!(bugs(), [SlubBugKind::WrongCache]);
-    rig.free(ours, object);
-    rig.free(ours, object);
-    assert_eq!(bugs(), [SlubBugKind::DoubleFree]);
-    rig.free(ours, other);
-    rig.destroy(ours).unwrap();
-    rig.destroy(theirs).unwrap();
-    rig.assert_clean();
-}
-
-fn every_frame_is_told_once_and_marked<B: BackEnd>() {
-    for rig in rigs::<B>() {
-        let live: Vec<_> = [8, 96, 1024, 8192, 10_000, 50_000, 8, 4096]
-            .into_iter()
-            .map(|size| rig.kmem.kmalloc(size, Gfp::KERNEL).unwrap())
-            .collect();
-        let mut told = Vec::new();
-        rig.kmem.for_each_frame(&mut |frames, _| {
-            let head = rig.machine.mem_map().page(frames.start());
-            assert!(head.test(PageFlags::SLAB | PageFlags::HEAD));
-            told.extend(frames.iter());
-        });
-        assert_eq!(told.len(), rig.outstanding());
-        assert_eq!(told.len(), rig.kmem.nr_pages().total());
-        told.sort_unstable();
-        told.dedup();
-        assert_eq!(told.len(), rig.outstanding());
-        for &ptr in &live {
-            let pfn = rig.machine.phys().virt_to_pfn(ptr).unwrap();
-            assert!(told.contains(&pfn));
-        }
-        live.into_iter().for_each(|ptr| rig.kfree(ptr));
         rig.assert_clean();
     }
 }
