@@ -1,4 +1,5 @@
-//! Descriptors and the map that finds them.
+//! Descriptors and the map that finds them. Not under loom, whose atomics are larger.
+#![cfg(not(loom))]
 #![allow(
     unsafe_code,
     clippy::cast_possible_truncation,
