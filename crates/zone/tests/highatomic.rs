@@ -293,3 +293,33 @@ fn a_stock_is_not_filled_from_below_the_low_mark() {
     }
     assert_eq!(zone.nr_free_pages(), zone.watermarks().low - 2);
 }
+
+#[test]
+fn movable_pages_mix_with_others_in_normal_before_they_go_to_dma32() {
+    #[derive(Debug)]
+    struct Two;
+    impl ZoneLimits for Two {
+        const DMA_END: Option<Pfn> = None;
+        const DMA32_END: Option<Pfn> = Some(Pfn::new(4096));
+        const LOWMEM_END: Option<Pfn> = None;
+    }
+    let ram = frames(0, 8192);
+    let layout = ZoneLayout::new::<Two>(ram).with_movable_from(Pfn::new(7168));
+    let zones = bare::<Lock>(layout, ram, 1);
+    boot(&zones, ram, PfnRange::EMPTY, 0);
+    zones.init_watermarks(0, 0);
+    zones.set_lowmem_reserve_ratio([0; 6]);
+    let zone_of = |block: &PageBlock| zones.zone_of(block.pfn()).unwrap().kind();
+    // All of Normal as unmovable blocks, and a hole of half a pageblock in each.
+    let unmovable = PageReq::new(order(8), Gfp::KERNEL);
+    let blocks: Vec<_> = (0..12).map(|_| zones.alloc(unmovable).unwrap()).collect();
+    assert!(blocks.iter().all(|it| zone_of(it) == ZoneType::Normal));
+    let (holes, _kept): (Vec<_>, Vec<_>) = blocks
+        .into_iter()
+        .partition(|block| block.pfn().index() % 512 == 0);
+    holes.into_iter().for_each(|block| zones.free(block));
+    let movable = |n| zones.alloc(PageReq::new(order(n), Gfp::HIGHUSER_MOVABLE));
+    let own = [movable(9).unwrap(), movable(9).unwrap()];
+    assert!(own.iter().all(|it| zone_of(it) == ZoneType::Movable));
+    assert_eq!(zone_of(&movable(4).unwrap()), ZoneType::Normal);
+}

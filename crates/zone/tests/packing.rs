@@ -131,7 +131,7 @@ fn the_stock_goes_home_before_one_of_the_last_whole_pageblocks_is_broken() {
 #[test]
 fn pages_on_their_way_home_count_when_a_stock_goes_home() {
     let (zones, mut pages) = with_pages(1536);
-    free(&zones, &mut pages, 512..1024);
+    free(&zones, &mut pages, (100..200).chain(512..1024));
     for nr in [1030, 1031, 5] {
         zones.free(pages[nr].take().unwrap());
     }
@@ -149,8 +149,10 @@ fn the_window_closes_by_a_pageblock_only_when_the_next_is_out_of_use_too() {
     let kept = take(&zones, 0);
     assert_eq!(kept.pfn(), Pfn::new(1028));
     pages[1028] = Some(kept);
-    // And now one.
+    // And now one: both behind it go home.
     free(&zones, &mut pages, 100..590);
-    zones.free(pages[1028].take().unwrap());
+    for nr in [1028, 800] {
+        zones.free(pages[nr].take().unwrap());
+    }
     assert_eq!(take(&zones, 0).pfn(), Pfn::new(100));
 }
