@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use common::{Random, ThreadCpus, Tiny, frames, run_on, take_bad};
 use kmm_frame::{
     Gfp, MemMap, NodeId, PAGES_PER_SECTION, Page, PageFlags, Pfn, PfnRange, Section, Topology,
-    ZoneType,
+    VirtAddr, ZoneType,
 };
 use kmm_host::{AllocError, Cpus, DirectMap, PageBlock, PageReq, PageSource};
 use kmm_sim::{Config, Machine};
@@ -175,6 +175,42 @@ fn stocks_go_on_when_memory_comes_above() {
     zones.online(frames(4096, 8192), ZoneType::Normal).unwrap();
     zones.cpus().with_pin(|pin| zones.drain_pcp(pin));
     assert_eq!(in_stock(), 1);
+}
+
+#[test]
+fn a_zone_whose_beginning_has_gone_has_no_stock_until_memory_comes() {
+    let all = frames(0, 36_864);
+    let mut topology = Topology::new(1).unwrap();
+    topology.add_range(all, NodeId::ZERO).unwrap();
+    let layouts = NodeLayouts::new::<Tiny>(Box::leak(Box::new(topology)), [frames(0, 4096)])
+        .with_hotplug::<Tiny>(frames(4096, 36_864));
+    let pages: Vec<Page> = all.iter().map(|_| Page::new()).collect();
+    let map = MemMap::new(all, pages.leak()).unwrap();
+    // SAFETY: nobody reaches the bytes of these frames.
+    let phys = unsafe { DirectMap::new(VirtAddr::new(0), all.end()) };
+    let storage = common::storage_for(&layouts, 1);
+    let zones = TestZones::new(map, ThreadCpus(1), phys, &layouts, storage).unwrap();
+    zones.add_present(frames(0, 4096));
+    zones.free_at_boot(frames(0, 4096)).unwrap();
+    zones.init_watermarks(64, 10);
+    let movable = zones.zone(ZoneType::Movable);
+    zones
+        .online(frames(4096, 32_768), ZoneType::Movable)
+        .unwrap();
+    zones.offline(frames(4096, 8192), &mut nowhere).unwrap();
+    assert_eq!(movable.pcp_limits().batch, 7);
+    let left_in_stock = || {
+        let page = zones.alloc(PageReq::page(Gfp::HIGHUSER_MOVABLE)).unwrap();
+        assert!(movable.owns(page.pfn()));
+        zones.free(page);
+        movable.stat().pcp_pages
+    };
+    assert_eq!(left_in_stock(), 0);
+    zones
+        .online(frames(32_768, 36_864), ZoneType::Movable)
+        .unwrap();
+    assert_eq!(left_in_stock(), 7);
+    zones.validate().unwrap();
 }
 
 #[test]

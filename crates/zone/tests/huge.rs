@@ -233,3 +233,40 @@ fn a_cpu_that_frees_a_large_block_elsewhere_gives_its_stock_back_when_asked() {
     zones.free(far);
     assert_eq!(stock(&zones)[0], 0);
 }
+
+/// What is in stock after blocks of these orders were freed, the last of them `far` up.
+fn stock_after(orders: &[u8], far: bool) -> Vec<u8> {
+    let zones = machine(64 * 2 * 3);
+    let near = |n: &u8| zones.alloc(of(Order::new(*n).unwrap())).unwrap();
+    let mut blocks: Vec<_> = orders.iter().map(near).collect();
+    let mut others = take(&zones, 40);
+    if far {
+        blocks.pop();
+        blocks.extend(others.pop());
+    }
+    // Nothing of this stays in stock, and the window is as small as can be.
+    others.into_iter().for_each(|block| zones.free(block));
+    zones.cpus().with_pin(|pin| zones.drain_pcp(pin));
+    blocks.into_iter().for_each(|block| zones.free(block));
+    zones.validate().unwrap();
+    let mut stock: Vec<u8> = orders_in_stock(&zones)
+        .iter()
+        .map(|(_, order)| order.get())
+        .collect();
+    stock.sort_unstable();
+    stock
+}
+
+#[test]
+fn a_block_that_finds_no_room_sends_no_others_home() {
+    // Three huge pages would fit.
+    assert_eq!(stock_after(&[9, 8, 9], false), [8, 9, 9]);
+    assert_eq!(stock_after(&[9, 8, 9], true), [8, 9], "it lies elsewhere");
+    assert_eq!(
+        stock_after(&[9, 10, 10], false),
+        [9, 10],
+        "one of these fits"
+    );
+    // Four blocks of the smaller sizes are as many as can be.
+    assert_eq!(stock_after(&[9, 8, 8, 8, 8, 8], false), [8, 8, 8, 8, 9]);
+}

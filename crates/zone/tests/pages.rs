@@ -183,6 +183,19 @@ fn double_free_is_reported() {
 }
 
 #[test]
+#[cfg(debug_assertions)]
+fn a_page_in_stock_that_somebody_holds_is_not_freed_again() {
+    let zones = small::<Lock>(64, PfnRange::EMPTY, 1);
+    let block = zones.alloc(PageReq::page(Gfp::KERNEL)).unwrap();
+    let pfn = block.pfn();
+    zones.free(block);
+    zones.map().page(pfn).set_ref_count(1);
+    assert_eq!(forged(&zones, pfn, Order::ZERO), [BadReason::DoubleFree]);
+    zones.map().page(pfn).set_ref_count(0);
+    zones.validate().unwrap();
+}
+
+#[test]
 fn foreign_frames_are_reported() {
     let zones = small::<Lock>(64, frames(100, 110), 1);
     assert_eq!(

@@ -336,3 +336,41 @@ fn validate_finds_a_frame_in_stock_twice() {
         Err(ZonesBroken::Accounting(zones.zone(ZoneType::Dma).id()))
     );
 }
+
+#[test]
+fn a_stock_is_filled_up_to_high_and_no_further() {
+    let zones = batched::<Lock>();
+    let of = |nr, gfp: Gfp| PageReq::new(order(nr), Gfp::DMA | gfp);
+    let eight = zones.alloc(of(3, Gfp::MOVABLE_PAGE)).unwrap();
+    zones.free(eight);
+    assert_eq!(stock(&zones)[0], 8);
+    // A batch of three, of which one goes.
+    let _page = zones.alloc(of(0, Gfp::MOVABLE_PAGE)).unwrap();
+    assert_eq!(stock(&zones)[0], 10);
+    // Only one more: there would be twelve.
+    let _other = zones.alloc(of(0, Gfp::empty())).unwrap();
+    assert_eq!(stock(&zones)[0], 10);
+}
+
+#[test]
+fn where_pages_are_scattered_a_batch_is_small() {
+    let ram = frames(0, 65_536);
+    let zones = bare::<Lock>(ZoneLayout::new::<Wide>(ram), ram, 1);
+    boot(&zones, ram, PfnRange::EMPTY, 0);
+    assert_eq!(zones.zone(ZoneType::Dma).pcp_limits().batch, 15);
+    let drain = || zones.cpus().with_pin(|pin| zones.drain_pcp(pin));
+    let mut held: Vec<_> = (0..1024).map(|_| zones.alloc(PAGE).unwrap()).collect();
+    drain();
+    let batch = || {
+        drain();
+        let _ = zones.alloc(PAGE).unwrap().into_raw();
+        stock(&zones)[0] + 1
+    };
+    assert_eq!(batch(), 15);
+    // Every other page is free.
+    held.retain(|page| page.pfn().index() % 2 == 0);
+    let other: Vec<_> = held.drain(..300).collect();
+    other.into_iter().for_each(|page| zones.free(page));
+    assert_eq!(batch(), 15, "it is noticed with the first");
+    assert_eq!(batch(), 8);
+}

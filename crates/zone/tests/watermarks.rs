@@ -36,6 +36,14 @@ fn min_free_kbytes_is_that_of_linux() {
 }
 
 #[test]
+fn batches_are_one_less_than_a_power_of_two() {
+    // `zone_batchsize` of 6 pages, and half of that more: 9, down to 8.
+    for (mib, batch) in [(4, 1), (64, 3), (96, 7), (160, 7), (192, 15), (1 << 20, 63)] {
+        assert_eq!(PcpLimits::six_batches(mib * 256).batch, batch, "{mib} MiB");
+    }
+}
+
+#[test]
 fn a_large_servers_zoneinfo_is_reproduced() {
     // Node 0, zone Normal: min 18955, low 104499, high 190043, managed 85546808.
     let managed = 85_546_808;
