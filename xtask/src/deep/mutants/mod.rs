@@ -121,22 +121,25 @@ fn run_all(plan: &Plan, mutants: &[Mutant]) -> Result<()> {
     if !plan.thorough {
         left.retain(|id| !explained.contains_key(&report::change(mutant(*id))));
     }
-    println!("  {} of them with all that the tests have", left.len());
-    raced.extend(race::run(
-        &tree,
-        &tests,
-        &left,
-        mutant,
-        &memory,
-        Depth::Whole,
-    )?);
-    left.retain(|id| is_missed(&raced[id]));
-    println!("  {} of them without debug assertions", left.len());
+    println!(
+        "  {} of them for builds without debug assertions",
+        left.len()
+    );
     if !left.is_empty() {
-        let tree = tree.released(&packages)?;
-        let (tests, _) = race::survey(&tree)?;
-        let found = race::run(&tree, &tests, &left, mutant, &memory, Depth::Whole)?;
-        raced.extend(found.into_iter().filter(|(_, fate)| !is_missed(fate)));
+        let released = tree.released(&packages)?;
+        let (released_tests, _) = race::survey(&released)?;
+        // What only a release does is caught there soon; the others have all that the tests have.
+        let stages = [
+            (&released, &released_tests, Depth::Brief),
+            (&tree, &tests, Depth::Whole),
+            (&released, &released_tests, Depth::Whole),
+        ];
+        for (tree, tests, depth) in stages {
+            let found = race::run(tree, tests, &left, mutant, &memory, depth)?;
+            left.retain(|id| is_missed(&found[id]));
+            raced.extend(found.into_iter().filter(|(_, fate)| !is_missed(fate)));
+            println!("  {} are left", left.len());
+        }
     }
     if !plan.quick {
         let mut alone: Vec<Id> = constant(&raced, mutant)?;
