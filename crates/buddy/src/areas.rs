@@ -119,7 +119,7 @@ impl FreeAreas {
 
     /// How many pageblocks of a type are free as a whole.
     pub(crate) const fn nr_whole(&self, kind: MigrateType) -> usize {
-        self.nr_free(kind, Order::PAGEBLOCK) + HALVES * self.nr_free(kind, MAX_ORDER)
+        self.counts[kind.index()].nr_whole()
     }
 
     /// How many frames of a type are free.

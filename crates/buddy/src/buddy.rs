@@ -129,9 +129,24 @@ impl Buddy {
         mut refused: impl FnMut(Pfn, FreeError),
     ) {
         for pfn in blocks {
-            if let Err(why) = self.put(pfn, order) {
+            // By the short way, so that it is in line.
+            let result = match order {
+                Order::PAGEBLOCK => self.put_pageblock(pfn),
+                _ => self.put(pfn, order),
+            };
+            if let Err(why) = result {
                 refused(pfn, why);
             }
+        }
+    }
+
+    #[inline(always)]
+    fn put_pageblock(&mut self, pfn: Pfn) -> Result<(), FreeError> {
+        self.check_put(pfn, Order::PAGEBLOCK)?;
+        if self.areas.add_whole(pfn) {
+            Ok(())
+        } else {
+            Err(FreeError::AlreadyFree)
         }
     }
 

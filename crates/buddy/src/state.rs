@@ -272,6 +272,15 @@ impl Counts {
         sum as usize
     }
 
+    /// How many pageblocks are free as a whole, alone and as one block with their twins. All steps add up to 0, so those that
+    /// are left out say as much.
+    #[inline]
+    pub(crate) const fn nr_whole(&self) -> usize {
+        let pairs = self.steps[PAGEBLOCK + 2].wrapping_neg();
+        let all = pairs.wrapping_sub(self.steps[PAGEBLOCK + 1]);
+        (all + 2 * pairs) as usize
+    }
+
     /// A block of `from` came and merged up to `to`.
     #[inline]
     pub(crate) fn merge(&mut self, from: usize, to: usize) {

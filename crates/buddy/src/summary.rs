@@ -163,19 +163,33 @@ impl Summary {
     pub(crate) fn join(&mut self, kind: MigrateType, block: usize) -> usize {
         let at = block / WORD_BITS;
         let row = &mut self.rows[self.stride * kind.index() + at];
-        let (own, twin) = (bit(block), bit(block ^ 1));
+        let (own, twin) = (block % WORD_BITS, (block % WORD_BITS) ^ 1);
         let alone = row.word_mut(WHOLE);
-        let others = *alone & !twin;
-        if *alone == others {
-            *alone |= own;
-            if others == 0 {
-                self.gain_row(kind, at, WHOLE);
-            }
-            return WHOLE;
+        let before = *alone;
+        // Without a jump, as it cannot be foreseen.
+        let is_pair = before >> twin & 1;
+        let after = (before | bit(block)) & !((is_pair << own) | (is_pair << twin));
+        *alone = after;
+        let pairs = row.word_mut(PAIR);
+        let pairs_before = *pairs;
+        *pairs |= is_pair << (own & !1);
+        if before == 0 || after == 0 || pairs_before == 0 {
+            self.told(kind, at, [before, after], [pairs_before, is_pair]);
         }
-        *alone = others;
-        self.pair_up(kind, block, others);
-        PAIR
+        WHOLE + is_pair as usize
+    }
+
+    /// What [`Summary::join`] has done to a row, where it may have made its first or taken its last.
+    #[inline(never)]
+    fn told(&mut self, kind: MigrateType, at: usize, alone: [u64; 2], pairs: [u64; 2]) {
+        if alone[0] == 0 {
+            self.gain_row(kind, at, WHOLE);
+        } else if alone[1] == 0 {
+            self.lose_row(kind, at, WHOLE);
+        }
+        if pairs[0] == 0 && pairs[1] != 0 {
+            self.gain_row(kind, at, PAIR);
+        }
     }
 
     /// A pageblock and its twin are one block now; which others of the row are alone.

@@ -162,6 +162,33 @@ impl Buddy {
         most - left
     }
 
+    /// Takes up to `most` pageblocks that are free as a whole, at least one where [`Buddy::take`] finds one: more only of the
+    /// type of the request, and only while these are not few. How many were given to `sink`.
+    ///
+    /// # Context
+    /// Does not sleep. The zone lock is held: that is what `&mut self` says.
+    pub fn take_pageblocks(
+        &mut self,
+        most: usize,
+        request: impl Into<Request>,
+        mut sink: impl FnMut(Pfn),
+    ) -> usize {
+        let request: Request = request.into();
+        let kind = request.kind();
+        let mut count = 0;
+        if kind != MigrateType::Isolate && !(request.may_use_cma() && self.surplus_cma() > 0) {
+            let most = most.min(self.nr_whole().saturating_sub(self.few()).max(1));
+            count = self.areas_mut().take_wholes(kind, most, &mut sink);
+        }
+        if count == 0 && most > 0 {
+            if let Ok(pfn) = self.take(Order::PAGEBLOCK, request) {
+                sink(pfn);
+                count = 1;
+            }
+        }
+        count
+    }
+
     /// Whether [`Buddy::take`] would find a block of `order`.
     #[must_use]
     pub fn has_free(&self, order: Order, request: impl Into<Request>) -> bool {

@@ -340,7 +340,7 @@ impl<L: RawMutex> Zone<L> {
     }
 
     pub(crate) fn add_present(&self, range: PfnRange) {
-        self.pageblocks.add_present(range);
+        self.with_buddy(|_| self.pageblocks.add_present(range));
         self.present.fetch_add(range.nr_pages(), Relaxed);
     }
 
@@ -354,7 +354,7 @@ impl<L: RawMutex> Zone<L> {
 
     /// Whole pageblocks are RAM no more.
     pub(crate) fn remove_present(&self, range: PfnRange) {
-        self.pageblocks.remove_present(range);
+        self.with_buddy(|_| self.pageblocks.remove_present(range));
         self.present.fetch_sub(range.nr_pages(), Relaxed);
     }
 

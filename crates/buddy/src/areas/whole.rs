@@ -14,20 +14,28 @@ impl FreeAreas {
     /// Adds a pageblock or two, unless a part of it is free; whether none was.
     #[inline(never)]
     pub(super) fn add_large(&mut self, pfn: Pfn, order: usize) -> bool {
+        if order == WHOLE {
+            return self.add_whole(pfn);
+        }
         let slot = self.slot(pfn);
         let lower = self.state(slot);
-        if order == WHOLE {
-            if lower.is_empty() {
-                self.complete(slot, lower, WHOLE);
-            }
-            return lower.is_empty();
-        }
         let upper = self.state(slot | 1);
         let is_new = lower.is_empty() && upper.is_empty();
         if is_new {
             self.add_pair(slot, lower, upper);
         }
         is_new
+    }
+
+    /// Adds a pageblock, unless a part of it is free; whether none was.
+    #[inline(always)]
+    pub(crate) fn add_whole(&mut self, pfn: Pfn) -> bool {
+        let slot = self.slot(pfn);
+        let before = self.state(slot);
+        if before.is_empty() {
+            self.complete(slot, before, WHOLE);
+        }
+        before.is_empty()
     }
 
     #[inline(always)]
@@ -75,7 +83,8 @@ impl FreeAreas {
         let states = &mut self.states[slot / NR_WORDS];
         *states.word_mut(slot) = before.with_all().0;
         let twin = State(states.word(slot ^ 1));
-        if twin.is_whole() && twin.kind() != kind {
+        // No jump for each of the two: whether the twin is free cannot be foreseen.
+        if twin.is_whole() & (twin.kind_number() != before.kind_number()) {
             self.adopt_twin(slot, kind, twin.kind());
         }
         kind
@@ -96,6 +105,39 @@ impl FreeAreas {
         self.counts[kind.index()].split(from, WHOLE);
         self.set_state(slot, State::new(kind));
         Some(self.start_of(slot))
+    }
+
+    /// Takes up to `most` pageblocks of a type that are free as a whole: those that are alone, then twins; how many.
+    #[inline(always)]
+    pub(crate) fn take_wholes(
+        &mut self,
+        kind: MigrateType,
+        most: usize,
+        sink: &mut impl FnMut(Pfn),
+    ) -> usize {
+        let mut left = most;
+        while left > 0 {
+            if let Some(slot) = self.summary.take_first(kind, WHOLE) {
+                self.counts[kind.index()].sub(WHOLE, 1);
+                self.set_state(slot, State::new(kind));
+                sink(self.start_of(slot));
+                left -= 1;
+            } else if left == 1 {
+                let Some(pfn) = self.take_one(kind) else {
+                    break;
+                };
+                sink(pfn);
+                left = 0;
+            } else {
+                let Some(pfn) = self.take_pair(kind) else {
+                    break;
+                };
+                sink(pfn);
+                sink(pfn + Order::PAGEBLOCK.nr_pages());
+                left -= 2;
+            }
+        }
+        most - left
     }
 
     /// Takes two pageblocks of a type that are one block: the lowest.

@@ -60,21 +60,6 @@ impl<'a> PcpUse<'a> {
         takes.then_some((offset, route))
     }
 
-    /// Whether a block lies where the stock takes it, if it has room.
-    pub(crate) fn belongs(&self, size: Size, pfn: Pfn) -> bool {
-        let place = self.0.place_of(size, pfn);
-        place.is_some_and(|(_, route)| KEPT.contains(&route)) && self.0.keeps(size)
-    }
-
-    /// Whether there were room for a large block that belongs there, if there were none of other sizes.
-    pub(crate) fn has_room_alone(&self, size: Size, pfn: Pfn) -> bool {
-        let order = size.order().get();
-        let most = self.0.most[Pool::Large as usize].load(Relaxed) >> order;
-        self.belongs(size, pfn)
-            && self.0.nr_blocks(size) < most.min(size.capacity())
-            && self.nr_large_pages() > self.0.nr_blocks(size) << order
-    }
-
     /// As [`Pcp::holds`].
     pub(crate) fn holds(&self, pfn: Pfn) -> bool {
         self.0.holds(pfn)
@@ -133,6 +118,12 @@ impl<'a> PcpUse<'a> {
     pub(crate) fn most_to_fill(&self, size: Size, batch: usize) -> usize {
         const SCATTERED: usize = 8;
         let order = size.order().get();
+        if size.is_large() {
+            self.0.has_large.store(true, Relaxed);
+            let most = self.0.most[Pool::Large as usize].load(Relaxed);
+            let left = most.saturating_sub(self.0.nr_large_pages());
+            return (left.min(most / 2) >> order).clamp(1, size.capacity());
+        }
         let batch = match size {
             Size::PAGE if self.0.is_scattered.load(Relaxed) => batch.min(SCATTERED),
             _ => batch,
@@ -149,14 +140,15 @@ impl<'a> PcpUse<'a> {
     /// what they have and as much as half of what is left.
     pub(crate) fn has_room_after_sharing(&self, size: Size, route: usize) -> bool {
         let pool = Pool::of(size, route);
+        let unit = |size: Size| size.order().get();
+        let most = self.0.most[pool as usize].load(Relaxed);
+        let own = self.0.nr_of(size, route);
         if pool == Pool::Home && size.is_large()
-            || self.0.nr_of(size, route) >= capacity(size, route)
+            || own >= capacity(size, route).min(most >> unit(size))
         {
             return false;
         }
         let others = || pool.stacks().filter(|&other| other != (size, route));
-        let unit = |size: Size| size.order().get();
-        let most = self.0.most[pool as usize].load(Relaxed);
         let mut room = most.saturating_sub(self.0.nr_pages_of(pool));
         // A little room is not worth it: it would soon be shared out again.
         let least = match pool {
@@ -186,22 +178,47 @@ impl<'a> PcpUse<'a> {
         slack(size, route) > 0
     }
 
-    /// The stack of a small size that has the most pages, and how many blocks it should lose.
-    pub(crate) fn fullest(&self) -> Option<(Size, MigrateType, usize)> {
-        let mut fullest = None;
-        let mut most = 0;
-        for &size in Size::SMALL {
-            for (route, kind) in KEPT.into_iter().zip(MigrateType::ALL) {
-                let pages = self.0.nr_of(size, route) << size.order().get();
-                if pages > most {
-                    most = pages;
-                    fullest = Some((size, kind));
+    /// Of the stacks that share room with those of `size`, the one that has the most pages, and how many blocks it should
+    /// lose: a batch, or half of what there may be of large ones.
+    pub(crate) fn fullest(
+        &self,
+        size: Size,
+        kind: MigrateType,
+    ) -> Option<(Size, MigrateType, usize)> {
+        let pool = if size.is_large() {
+            Pool::Large
+        } else {
+            Pool::Small
+        };
+        let limit = self.0.most[pool as usize].load(Relaxed);
+        let nr_pages = match pool {
+            Pool::Large => limit / 2,
+            Pool::Small | Pool::Home => self.0.batch.load(Relaxed),
+        };
+        let pages_of = |size: Size, route| self.0.nr_of(size, route) << size.order().get();
+        let mut most = pages_of(size, *KEPT.get(kind.index())?);
+        let mut fullest = (size, kind);
+        // Nobody has more than half of all but one.
+        if 2 * most < limit {
+            for &size in pool.rows().0 {
+                for (route, kind) in KEPT.into_iter().zip(MigrateType::ALL) {
+                    if pages_of(size, route) > most {
+                        most = pages_of(size, route);
+                        fullest = (size, kind);
+                    }
                 }
             }
         }
-        let (size, kind) = fullest?;
-        let batch = self.0.batch.load(Relaxed) >> size.order().get();
-        Some((size, kind, batch.max(1)))
+        let (size, kind) = fullest;
+        let nr_blocks = nr_pages >> size.order().get();
+        (most > 0).then_some((size, kind, nr_blocks.max(1)))
+    }
+
+    /// The type of the stack that a block belongs to, if it lies where the stock takes it, if it has room.
+    pub(crate) fn kind_of(&self, size: Size, pfn: Pfn) -> Option<MigrateType> {
+        let (_, route) = self.0.place_of(size, pfn)?;
+        let kind = KEPT.iter().position(|&kept| kept == route)?;
+        self.0.keeps(size).then_some(MigrateType::ALL[kind])
     }
 
     /// Takes up to `most` blocks out to give them back to the free lists: those that came last.
@@ -261,18 +278,9 @@ impl<'a> PcpUse<'a> {
         self.0.nr_pages_of(Pool::Home) != 0
     }
 
-    /// How many pages the large blocks have.
-    pub(crate) fn nr_large_pages(&self) -> usize {
-        if self.0.has_large.load(Relaxed) {
-            self.0.nr_pages_of(Pool::Large)
-        } else {
-            0
-        }
-    }
-
-    /// The same, by how much that is more than when it was last asked, modulo 2^64. The zone lock is held.
+    /// How many pages the large blocks have more than when it was last asked, modulo 2^64. The zone lock is held.
     pub(crate) fn more_large_pages(&self) -> usize {
-        let now = self.nr_large_pages();
+        let now = self.0.nr_large_pages();
         let before = self.0.told_large.load(Relaxed);
         self.0.told_large.store(now, Relaxed);
         now.wrapping_sub(before)

@@ -176,11 +176,12 @@ impl Pcp {
     #[inline(always)]
     pub(crate) fn route_of(&self, size: Size, pfn: Pfn) -> Option<usize> {
         let route = self.route_at(pfn);
-        if size != Size::LARGEST {
+        if size.index() < Size::HUGE.index() {
             return Some(route);
         }
-        // These may be kept wherever they lie: no larger block is waiting for them.
-        let is_alike = near(route) == near(self.route_at(second_half(pfn)));
+        // These may be kept wherever they lie: no huge page is waiting for them.
+        let is_alike =
+            size != Size::LARGEST || near(route) == near(self.route_at(second_half(pfn)));
         is_alike.then_some(near(route))
     }
 

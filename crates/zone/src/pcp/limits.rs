@@ -42,10 +42,10 @@ impl PcpLimits {
         Self::clamped(batch, 6 * batch)
     }
 
-    /// How many huge pages a CPU may have in stock: all CPUs together 1/64 of the zone, and none where that is less than
+    /// How many huge pages a CPU may have in stock: all CPUs together 1/16 of the zone, and none where that is less than
     /// two for each. They do not count towards [`PcpLimits::high`], which is smaller than one of them on most machines.
     pub(crate) fn nr_huge(managed: usize, nr_cpus: usize) -> usize {
-        const SHARE: usize = 64;
+        const SHARE: usize = 16;
         match managed / Order::PAGEBLOCK.nr_pages() / SHARE / nr_cpus.max(1) {
             0 | 1 => 0,
             nr => nr,

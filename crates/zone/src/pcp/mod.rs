@@ -154,8 +154,8 @@ impl Pcp {
             states: [const { [const { AtomicU64::new(0) }; NR_ROUTES] }; Size::COUNT],
             limits: [const { AtomicU32::new(0) }; Size::COUNT * NR_ROUTES + SPARE],
             most: [const { AtomicUsize::new(0) }; Pool::COUNT],
-            told_large: AtomicUsize::new(0),
             has_large: AtomicBool::new(false),
+            told_large: AtomicUsize::new(0),
             batch: AtomicUsize::new(PcpLimits::BOOT.batch),
             is_scattered: AtomicBool::new(false),
             nr_filled: [const { AtomicU64::new(0) }; Size::COUNT],
@@ -257,6 +257,23 @@ impl Pcp {
             let below = 1 + size::KINDS * rows_below(size, one);
             let rows = (cells & NEXT) as usize / STEP as usize;
             sum += rows.saturating_sub(below) << size.order().get();
+        }
+        sum
+    }
+
+    /// How many pages the large blocks have: [`Pcp::nr_pages_of`] with sizes that the compiler knows, 70 instructions for 110.
+    #[inline]
+    fn nr_large_pages(&self) -> usize {
+        if !self.has_large.load(Relaxed) {
+            return 0;
+        }
+        let mut sum = 0;
+        for &size in Size::LARGE {
+            let states = &self.states[size.index()];
+            let cells = KEPT.iter().fold(0, |sum: u64, &route| {
+                sum.wrapping_add(states[route].load(Relaxed))
+            });
+            sum += ((cells & NEXT) as usize / STEP as usize - 1) << size.order().get();
         }
         sum
     }

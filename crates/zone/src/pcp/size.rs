@@ -47,9 +47,11 @@ impl Size {
     pub(crate) const COUNT: usize = NR_ORDERS;
     /// Pages.
     pub(crate) const PAGE: Self = Self(0);
+    /// Pageblocks. Filled from the free lists as small ones are.
+    pub(crate) const HUGE: Self = Self(Order::PAGEBLOCK.index());
     /// Nothing is larger.
     pub(crate) const LARGEST: Self = Self(MAX_ORDER.index());
-    /// Sizes of which a stack is filled a batch at a time. Of the others only what comes back is kept.
+    /// Sizes of which many are wanted. Of the others, but for [`Size::HUGE`], only what comes back is kept.
     pub(crate) const SMALL: &'static [Self] = ALL.split_at(NR_SMALL).0;
     /// The others.
     pub(crate) const LARGE: &'static [Self] = ALL.split_at(NR_SMALL).1;

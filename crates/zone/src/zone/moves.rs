@@ -49,7 +49,7 @@ impl<L: RawMutex> Zone<L> {
         search: &Search,
     ) -> Option<Pfn> {
         if let Some(pcp) = self.stock_of(pin) {
-            if size.is_large() {
+            if size.is_large() && size != Size::HUGE {
                 // Only what comes back is kept: it goes out again soon, or stays.
                 if let Some(block) = pcp.take(size, search.kind) {
                     return Some(block);
@@ -277,10 +277,32 @@ impl<L: RawMutex> Zone<L> {
             return Some(block);
         }
         self.review(pcp);
-        self.refill(pcp, size, effort, search);
-        let block = pcp.pop(size, search.kind);
+        let block = if size == Size::HUGE {
+            self.refill_huge(pcp, effort, search)
+        } else {
+            self.refill(pcp, size, effort, search);
+            pcp.pop(size, search.kind)
+        };
         self.serve_drain(pcp);
         block
+    }
+
+    /// Takes a pageblock, and fills the stock with more of them where there are many.
+    fn refill_huge(&self, pcp: &PcpUse<'_>, effort: Effort, search: &Search) -> Option<Pfn> {
+        let size = Size::HUGE;
+        let spare = self.spare(effort, search.highest) >> size.order().get();
+        let most = pcp.most_to_fill(size, 1).min(spare.max(1));
+        let mut filler = pcp.filler(size, search.kind, most);
+        self.with_buddy(|buddy| {
+            buddy.take_pageblocks(most, effort.request(search.kind), |pfn| {
+                self.mark(pfn);
+                filler.push(pfn);
+            });
+            filler.finish();
+            let block = pcp.pop(size, search.kind);
+            self.note_large(pcp);
+            block
+        })
     }
 
     /// Fills an empty stack from the free lists. Linux: `rmqueue_bulk`.
@@ -318,9 +340,6 @@ impl<L: RawMutex> Zone<L> {
     }
 
     fn put_to_pcp(&self, pcp: &PcpUse<'_>, size: Size, pfn: Pfn) -> Result<(), Refused> {
-        if size.is_large() {
-            return self.put_large(pcp, size, pfn);
-        }
         self.review(pcp);
         let result = if !pcp.holds(pfn) {
             // Since this review the stock counts from above it: memory went, and came back in another order.
@@ -329,16 +348,22 @@ impl<L: RawMutex> Zone<L> {
             Ok(())
         } else {
             // A full stock gives a batch of what it has most of, and then takes the block; what goes home does so as a whole.
-            let belongs = pcp.belongs(size, pfn);
-            let fullest = belongs.then(|| pcp.fullest()).flatten();
-            let (_, refused) = self.with_buddy(|buddy| {
-                self.note_large(pcp);
-                match fullest {
+            let kind = pcp.kind_of(size, pfn);
+            if size.is_large() && kind.is_none() {
+                self.serve_drain(pcp);
+                return self.put_locked(pfn, size.order());
+            }
+            let fullest = kind.and_then(|kind| pcp.fullest(size, kind));
+            let (is_kept, refused) = self.with_buddy(|buddy| {
+                let (_, refused) = match fullest {
                     Some(most) => self.put_unused(pcp, buddy, most),
                     None => self.put_home(pcp, buddy),
-                }
+                };
+                let is_kept = pcp.push(size, pfn);
+                self.note_large(pcp);
+                (is_kept, refused)
             });
-            let result = match pcp.push(size, pfn) {
+            let result = match is_kept {
                 true => Ok(()),
                 false => self.put_locked(pfn, size.order()),
             };
@@ -346,39 +371,6 @@ impl<L: RawMutex> Zone<L> {
         };
         self.serve_drain(pcp);
         result
-    }
-
-    /// A large block that finds no room goes home at once.
-    fn put_large(&self, pcp: &PcpUse<'_>, size: Size, pfn: Pfn) -> Result<(), Refused> {
-        let belongs = pcp.belongs(size, pfn);
-        if !belongs {
-            self.review(pcp);
-        }
-        let result = if pcp.holds(pfn) && (pcp.push(size, pfn) || self.push_alone(pcp, size, pfn)) {
-            Ok(())
-        } else {
-            self.put_locked(pfn, size.order())
-        };
-        if !belongs {
-            self.serve_drain(pcp);
-        }
-        result
-    }
-
-    /// Puts a large block into a stock where there is room for it without the blocks of other sizes, which go home then;
-    /// whether it did.
-    fn push_alone(&self, pcp: &PcpUse<'_>, size: Size, pfn: Pfn) -> bool {
-        if !pcp.has_room_alone(size, pfn) {
-            return false;
-        }
-        let others = PcpUse::stacks().filter(|(other, _)| other.is_large() && *other != size);
-        self.with_buddy(|buddy| {
-            for (other, kind) in others {
-                // Who freed a frame twice is told when it is freed again.
-                let _ = self.put_unused(pcp, buddy, (other, kind, other.capacity()));
-            }
-        });
-        pcp.push(size, pfn)
     }
 
     /// Empties the pageset if another CPU has asked for that.
