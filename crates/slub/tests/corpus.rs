@@ -297,7 +297,7 @@ fn debugged<B: BackEnd>() {
             let rig = rig::<B>(debug);
             let (object, offset) = (client.run)(&Machine(&rig.kmem));
             if debug == "FZPU" && client.class == Kind::UseAfterFree {
-                // Found when somebody gets it, at the latest; what waits, when that goes.
+                // Found when somebody gets it, if nothing waits.
                 let got = [(); 3].map(|()| rig.kmem.kmalloc(64, Gfp::KERNEL).unwrap());
                 got.into_iter().for_each(|ptr| rig.kfree(ptr));
             }

@@ -138,6 +138,41 @@ fn a_late_write_is_found_when_the_object_leaves() {
     rig.assert_clean();
 }
 
+/// Without a quarantine a late write is found when its slab goes back, if nobody gets the object before.
+#[test]
+fn a_late_write_is_found_when_its_slab_goes_back() {
+    for (nr, is_destroyed) in [(1, false), (60, false), (60, true)] {
+        let rig = debug("FZPU,late", 0);
+        let cache = rig.slub.cache_create(&CacheArgs::new("late", 40)).unwrap();
+        SITE.set(0xa110c);
+        let ptrs: Vec<_> = (0..nr)
+            .map(|_| rig.slub.alloc(cache, Gfp::KERNEL).unwrap())
+            .collect();
+        SITE.set(0xf4ee);
+        // SAFETY: of this cache, and freed once.
+        let free = |ptr: &NonNull<u8>| unsafe { rig.slub.free(cache, *ptr) };
+        let (last, others) = ptrs.split_last().unwrap();
+        free(last);
+        write(*last, 7, 1);
+        others.iter().for_each(free);
+        if is_destroyed {
+            destroy(rig.slub, cache).unwrap();
+        } else {
+            rig.slub.shrink_all();
+        }
+        let told = TOLD.take();
+        assert_eq!(told.len(), 1, "{told:?}");
+        let report = told[0].1.unwrap();
+        assert_eq!((told[0].0, report.offset), (Kind::UseAfterFree, 7));
+        assert_eq!(report.object, last.addr().get());
+        assert_eq!(report.freed.unwrap().addresses()[0], 0xf4ee);
+        if !is_destroyed {
+            destroy(rig.slub, cache).unwrap();
+        }
+        rig.assert_clean();
+    }
+}
+
 /// Poisoned although nobody asked for `P`; the others are not.
 #[test]
 fn the_letter_stands_for_itself_and_poison() {

@@ -75,7 +75,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
                 self.report_sampled_leaks(cache.slot);
                 return Err(SlubError::Busy(in_use));
             }
-            let flags = live.shape.flags;
+            let shape = live.shape;
             let nr_nodes = live.nodes.len();
             let block = (0..nr_nodes).find_map(|node| live.node_mut(node).detach_empty(mem));
             let Some(block) = block else {
@@ -86,7 +86,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
                 return Ok(());
             };
             drop(state);
-            self.free_slab(block, flags);
+            self.free_empty(block, &shape);
         }
     }
 

@@ -1,14 +1,16 @@
 //! Objects of debugged caches on their way out and in, and reports of what is wrong with them.
 
+#![expect(unsafe_code, reason = "looks at objects of slabs that are nobody's")]
+
 use core::ptr::{self, NonNull};
 
-use kmm_host::{Cpus, PageSource, PhysMap};
+use kmm_host::{Cpus, PageBlock, PageSource, PhysMap};
 use lock_api::RawMutex;
 
 use super::ObjectCaches;
 use super::home::Homeward;
 use super::lookup::Place;
-use crate::cache::Cache;
+use crate::cache::{Cache, Shape};
 use crate::debug::{
     DebugFlags, Facts, Holder, Layout, Mark, ObjectReport, Track, Use, Violation, check,
     fill_given, fill_taken, read_mark, restore, set_requested, write_mark, write_track,
@@ -102,7 +104,8 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         if waits_already {
             return Err(SlubBugKind::DoubleFree);
         }
-        let (name, flags) = (cache.shape.name, cache.shape.flags);
+        let shape = cache.shape;
+        let name = shape.name;
         let violations = check(object, geometry, Use::Taken);
         let found = self.found(name, &slab, geometry, object, violations);
         let waits = geometry.debug.contains(DebugFlags::QUARANTINE);
@@ -129,7 +132,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             self.thin_out(slot, self.config.quarantine_bytes);
         }
         if let Some(block) = surplus {
-            self.free_slab(block, flags);
+            self.free_empty(block, &shape);
         }
         Ok(())
     }
@@ -193,7 +196,45 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             drop(state);
             self.tell(found);
             if let Some(block) = surplus {
-                self.free_slab(block, shape.flags);
+                self.free_empty(block, &shape);
+            }
+        }
+    }
+
+    /// Gives a slab back none of whose objects is in use; what was written to one of them is told first. Linux: `free_slab`,
+    /// mm/slub.c.
+    pub(super) fn free_empty(&self, block: PageBlock, shape: &Shape) {
+        if shape.geometry.has_surroundings() {
+            self.check_empty(&block, shape);
+        }
+        self.free_slab(block, shape.flags);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn check_empty(&self, block: &PageBlock, shape: &Shape) {
+        let geometry = &shape.geometry;
+        let Some(base) = self.phys.direct(block.pfn()) else {
+            return;
+        };
+        let colour = geometry.debug_colour().unwrap_or(0);
+        let objects = geometry.objects(block.order());
+        for index in 0..usize::from(objects) {
+            let at = geometry.colour_bytes(colour) + index * geometry.stride;
+            // SAFETY: objects lie within their slab (INV-1), which is nobody's now.
+            let object = unsafe { base.add(at) };
+            let violations = check(object, geometry, Use::Free);
+            if violations != [None; 4] {
+                let facts = Facts {
+                    cache: shape.name,
+                    slab: base.addr().get(),
+                    objects,
+                    used: 0,
+                    first_free: 0,
+                    geometry,
+                };
+                let report = ObjectReport::new(&facts, object, object.addr().get());
+                self.tell(Some((violations, report)));
             }
         }
     }

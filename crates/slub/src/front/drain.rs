@@ -182,17 +182,17 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         let mut nr_pages = 0;
         loop {
             let detached = of_slot.lock().cache.as_mut().and_then(|cache| {
-                let flags = cache.shape.flags;
+                let shape = cache.shape;
                 (0..cache.nodes.len()).find_map(|node| {
                     let block = cache.node_mut(node).detach_empty(self.mem())?;
-                    Some((block, flags))
+                    Some((block, shape))
                 })
             });
-            let Some((block, flags)) = detached else {
+            let Some((block, shape)) = detached else {
                 return nr_pages;
             };
             nr_pages += block.order().nr_pages();
-            self.free_slab(block, flags);
+            self.free_empty(block, &shape);
         }
     }
 

@@ -38,7 +38,7 @@ pub(super) enum Stowed {
 
 /// How one try to get an object ended.
 enum Step {
-    Got(NonNull<u8>, Option<(PageBlock, CacheFlags)>),
+    Got(NonNull<u8>, Option<(PageBlock, Shape)>),
     /// There is no free object on the node.
     NeedsSlab(Shape),
     /// A broken slab was set aside.
@@ -118,8 +118,8 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
             };
             match step {
                 Step::Got(object, surplus) => {
-                    if let Some((block, flags)) = surplus {
-                        self.free_slab(block, flags);
+                    if let Some((block, shape)) = surplus {
+                        self.free_empty(block, &shape);
                     }
                     if self.debugs() {
                         self.take_checked(slot, object);
@@ -222,7 +222,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         };
         array.note(Event::Refill);
         let surplus = lists.surplus(self.mem());
-        Step::Got(object, surplus.map(|block| (block, shape.flags)))
+        Step::Got(object, surplus.map(|block| (block, shape)))
     }
 
     /// A single object, past the arrays.
@@ -249,7 +249,7 @@ impl<K: SlabKind, A: PageSource, P: PhysMap, L: RawMutex, C: Cpus> ObjectCaches<
         };
         lists.counts.direct_allocs += 1;
         let surplus = lists.surplus(self.mem());
-        Step::Got(object, surplus.map(|block| (block, shape.flags)))
+        Step::Got(object, surplus.map(|block| (block, shape)))
     }
 
     /// A node that has an object of the cache, when the page source has nothing left.
