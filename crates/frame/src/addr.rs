@@ -37,26 +37,37 @@ macro_rules! address {
             }
 
             /// Rounds down to a multiple of `align_bytes`, a power of two.
+            ///
+            /// # Panics
+            /// In debug builds, when it is none; else the result means nothing.
             #[must_use]
             pub const fn align_down(self, align_bytes: u64) -> Self {
                 debug_assert!(align_bytes.is_power_of_two());
-                Self(self.0 & !(align_bytes - 1))
+                Self(self.0 & !align_bytes.wrapping_sub(1))
             }
 
             /// Rounds up to a multiple of `align_bytes`, a power of two; `None` when that wraps.
+            ///
+            /// # Panics
+            /// As [`Self::align_down`].
             #[must_use]
             pub const fn checked_align_up(self, align_bytes: u64) -> Option<Self> {
                 debug_assert!(align_bytes.is_power_of_two());
-                match self.0.checked_add(align_bytes - 1) {
-                    Some(sum) => Some(Self(sum & !(align_bytes - 1))),
+                let below = align_bytes.wrapping_sub(1);
+                match self.0.checked_add(below) {
+                    Some(sum) => Some(Self(sum & !below)),
                     None => None,
                 }
             }
 
             /// Whether the address is a multiple of `align_bytes`, a power of two.
+            ///
+            /// # Panics
+            /// As [`Self::align_down`].
             #[must_use]
             pub const fn is_aligned(self, align_bytes: u64) -> bool {
-                self.0 & (align_bytes - 1) == 0
+                debug_assert!(align_bytes.is_power_of_two());
+                self.0 & align_bytes.wrapping_sub(1) == 0
             }
 
             /// Whether the address is a multiple of the page size.
@@ -130,13 +141,17 @@ macro_rules! address {
 
 address! {
     /// An address on the memory bus. Linux: `phys_addr_t`.
+    ///
+    /// Sums and differences are those of integers: past either end they panic where overflow is checked, as in debug builds,
+    /// and wrap elsewhere. For numbers from outside there is [`PhysAddr::checked_add`].
     PhysAddr
 }
 
 address! {
     /// An address that a program or the kernel dereferences.
     ///
-    /// Any 64-bit value is allowed, as programs may pass any: ask [`VirtAddr::is_canonical`].
+    /// Any 64-bit value is allowed, as programs may pass any: ask [`VirtAddr::is_canonical`]. Sums are as those of
+    /// [`PhysAddr`].
     VirtAddr
 }
 
@@ -150,14 +165,21 @@ impl PhysAddr {
 
 impl VirtAddr {
     /// Whether bits `bits - 1`..64 are all equal, as the CPU asks; `bits` is 48, or 57 with five levels (SDM 3A 4.5).
+    ///
+    /// # Panics
+    /// As [`VirtAddr::sign_extend`].
     #[must_use]
     pub const fn is_canonical(self, bits: u32) -> bool {
         Self::sign_extend(self.as_u64(), bits).as_u64() == self.as_u64()
     }
 
     /// Copies bit `bits - 1` into all higher bits.
+    ///
+    /// # Panics
+    /// Unless `bits` is 1 to 64.
     #[must_use]
     pub const fn sign_extend(addr: u64, bits: u32) -> Self {
+        assert!(0 < bits && bits <= 64, "an address of no such width");
         let unused = 64 - bits;
         Self(((addr << unused) as i64 >> unused) as u64)
     }

@@ -105,7 +105,7 @@ impl Folio {
     #[must_use]
     pub fn index_of(&self, pfn: Pfn) -> Option<u64> {
         let offset = self.range().contains(pfn).then(|| pfn - self.pfn)?;
-        Some(self.page.index() + offset as u64)
+        Some(self.page.index().wrapping_add(offset as u64))
     }
 
     /// How many entries map all of it at once, as a huge page. Linux: `folio_entire_mapcount`.

@@ -148,6 +148,34 @@ impl MemMap {
         }
     }
 
+    /// Marks all frames as not for the allocator but those of `free`, which are in order: what memblock hands over.
+    ///
+    /// # Context
+    /// As [`MemMap::reserve`].
+    ///
+    /// # Examples
+    /// ```
+    /// use kmm_frame::memblock::Memblock;
+    /// use kmm_frame::{MemMap, Page, Pfn, PhysAddr};
+    ///
+    /// let mut memory = Memblock::new();
+    /// memory.add(PhysAddr::new(0x1000), 0x2000)?;
+    /// memory.add(PhysAddr::new(0x6000), 0x1000)?;
+    /// static PAGES: [Page; 6] = [const { Page::new() }; 6];
+    /// let map = MemMap::new(memory.spanned(), &PAGES)?;
+    /// map.reserve_all_but(memory.free_ranges());
+    /// assert!(map.page(Pfn::new(3)).is_reserved() && !map.page(Pfn::new(6)).is_reserved());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reserve_all_but(&self, free: impl IntoIterator<Item = PfnRange>) {
+        let mut start = self.range.start();
+        for range in free {
+            self.reserve(PfnRange::new(start, range.start()));
+            start = start.max(range.end());
+        }
+        self.reserve(PfnRange::new(start, self.range.end()));
+    }
+
     /// The frames that may have descriptors: all of them do in a flat map, see [`MemMap::described`] for a sparse one.
     #[must_use]
     pub const fn range(&self) -> PfnRange {

@@ -39,6 +39,8 @@ pub const NR_ORDERS: usize = MAX_ORDER.index() + 1;
 impl Order {
     /// One page.
     pub const ZERO: Self = Self(Exponent::E0);
+    /// The largest: [`MAX_ORDER`].
+    pub const MAX: Self = MAX_ORDER;
     /// 512 pages, 2 MiB: a huge page of x86-64, and a pageblock. Linux: `pageblock_order`.
     pub const PAGEBLOCK: Self = Self(Exponent::E9);
 
@@ -100,6 +102,7 @@ impl Order {
 
     /// The number as an index.
     #[must_use]
+    #[doc(alias = "as_usize")]
     pub const fn index(self) -> usize {
         self.0 as usize
     }

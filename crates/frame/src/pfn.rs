@@ -9,6 +9,9 @@ use crate::{Order, PhysAddr};
 /// A page frame number: a physical address divided by the page size.
 ///
 /// A bare number: it can be forged and copied, and owns nothing. What owns frames is `kmm_host::PageBlock`.
+///
+/// Sums and differences are those of integers: past either end they panic where overflow is checked, as in debug builds, and
+/// wrap elsewhere. For numbers from outside there is [`Pfn::checked_add`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(transparent)]
 pub struct Pfn(usize);
@@ -16,6 +19,8 @@ pub struct Pfn(usize);
 impl Pfn {
     /// Frame 0.
     pub const ZERO: Self = Self(0);
+    /// The number after the last frame that x86-64 can have: physical addresses have 52 bits (SDM 3A 4.1.4).
+    pub const END: Self = Self(1 << (52 - PAGE_SHIFT));
 
     /// The frame with this number.
     #[must_use]
@@ -25,11 +30,12 @@ impl Pfn {
 
     /// The number.
     #[must_use]
+    #[doc(alias = "as_usize")]
     pub const fn index(self) -> usize {
         self.0
     }
 
-    /// The first byte of the frame. Linux: `PFN_PHYS`.
+    /// The first byte of the frame, which is one below [`Pfn::END`]. Linux: `PFN_PHYS`.
     #[must_use]
     pub const fn phys(self) -> PhysAddr {
         PhysAddr::new((self.0 as u64) << PAGE_SHIFT)
@@ -53,10 +59,13 @@ impl Pfn {
         Self(self.0 & !(order.nr_pages() - 1))
     }
 
-    /// The first start of a block of `order` at or above this frame.
+    /// The first start of a block of `order` at or above this frame; the largest number where there is none.
     #[must_use]
     pub const fn align_up(self, order: Order) -> Self {
-        Self((self.0 + order.nr_pages() - 1) & !(order.nr_pages() - 1))
+        match self.0.checked_add(order.nr_pages() - 1) {
+            Some(sum) => Self(sum & !(order.nr_pages() - 1)),
+            None => Self(usize::MAX),
+        }
     }
 
     /// `self + nr_pages`, or `None` when that wraps.

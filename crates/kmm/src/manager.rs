@@ -173,13 +173,10 @@ impl<H: Host> Manager<H> {
             zones.add_present(range);
         }
         let boot = memblock.accounting();
-        let mut reserved_start = map.range().start();
+        map.reserve_all_but(memblock.free_ranges());
         for range in memblock.hand_over()? {
-            map.reserve(PfnRange::new(reserved_start, range.start()));
             zones.free_at_boot(range).map_err(|_| BuildError::Zones)?;
-            reserved_start = range.end();
         }
-        map.reserve(PfnRange::new(reserved_start, map.range().end()));
         // SAFETY: as in `Manager::mapper`.
         let mapper = unsafe { Mapper::new(host.ptes(), alloc, map, space.levels, kernel_tables) };
         let mapper = mapper.with_guard(guard);

@@ -137,11 +137,7 @@ impl Machine {
     pub fn mem_map(&self) -> MemMap {
         *self.map.get_or_init(|| {
             let map = lazy_map(self.spanned());
-            let mut hole_start = self.spanned().start();
-            for ram in self.ram() {
-                map.reserve(PfnRange::new(hole_start, ram.start()));
-                hole_start = ram.end();
-            }
+            map.reserve_all_but(self.ram().iter().copied());
             map
         })
     }

@@ -54,6 +54,7 @@ where
     memblock
         .memory_frames()
         .for_each(|ram| zones.add_present(ram));
+    map.reserve_all_but(memblock.free_ranges());
     for free in memblock.hand_over().expect("the first time") {
         zones.free_at_boot(free).expect("free in the map as well");
     }

@@ -116,5 +116,6 @@ impl Folio {
 
 /// References to so many pages: the caller's, and the cache's.
 fn held(nr_pages: usize, cache_refs: i32) -> i32 {
-    1 + cache_refs * i32::from(u16::try_from(nr_pages).unwrap_or(u16::MAX))
+    let nr_pages = i32::from(u16::try_from(nr_pages).unwrap_or(u16::MAX));
+    cache_refs.saturating_mul(nr_pages).saturating_add(1)
 }

@@ -107,7 +107,8 @@ impl SparseMap {
     /// A table for the sections that `span` touches, none of them present.
     ///
     /// # Errors
-    /// [`MemMapError::WrongLength`] when `table` has fewer words than [`SparseMap::table_words`].
+    /// [`MemMapError::WrongLength`] when `table` has fewer words than [`SparseMap::table_words`];
+    /// [`MemMapError::OutsideMap`] when [`SparseMap::layout`] is `None`.
     ///
     /// # Safety
     /// 1. `storage` is the start of [`SparseMap::layout`]`(span)` of address space, aligned to it. There need be no memory
@@ -118,6 +119,9 @@ impl SparseMap {
         storage: NonNull<u8>,
         table: &'static [AtomicU64],
     ) -> Result<Self, MemMapError> {
+        if Self::layout(span).is_none() {
+            return Err(MemMapError::OutsideMap);
+        }
         let present = table
             .get(..Self::table_words(span))
             .ok_or(MemMapError::WrongLength)?;

@@ -31,26 +31,33 @@ impl Page {
     }
 
     /// One more user. The caller holds the page already. Linux: `get_page`.
+    ///
+    /// # Panics
+    /// In debug builds, when nobody holds it.
     #[inline]
     pub fn get(&self) {
         self.get_many(1);
     }
 
     /// So many more users. The caller holds the page already. Linux: `page_ref_add`.
+    ///
+    /// # Panics
+    /// In debug builds, when nobody holds it.
     #[inline]
     pub fn get_many(&self, count: i32) {
         let before = self.ref_count.fetch_add(count, Ordering::Relaxed);
         debug_assert!(before > 0, "get_page on a page that nobody holds");
     }
 
-    /// One more user, unless nobody holds the page: then it may be free, or frozen. Linux: `get_page_unless_zero`.
+    /// One more user, unless nobody holds the page: then it may be free, or frozen; or so many do that there is no larger
+    /// number. Linux: `get_page_unless_zero`.
     ///
     /// What was known of the page before is to be checked again afterwards: it may have been freed and found a new use.
     #[must_use = "without a reference the page may go"]
     #[inline]
     pub fn get_unless_zero(&self) -> bool {
         let mut count = self.ref_count.load(Ordering::Relaxed);
-        while count > 0 {
+        while 0 < count && count < i32::MAX {
             match self.ref_count.compare_exchange_weak(
                 count,
                 count + 1,
@@ -65,6 +72,9 @@ impl Page {
     }
 
     /// One user fewer; whether it was the last. Linux: `put_page_testzero`.
+    ///
+    /// # Panics
+    /// In debug builds, when nobody holds it.
     #[must_use = "the last user frees the page"]
     #[inline]
     pub fn put_and_test(&self) -> bool {
@@ -72,6 +82,9 @@ impl Page {
     }
 
     /// So many users fewer; whether they were the last. Linux: `page_ref_sub_and_test`.
+    ///
+    /// # Panics
+    /// In debug builds, when fewer hold it.
     #[must_use = "the last user frees the page"]
     #[inline]
     pub fn put_many_and_test(&self, count: i32) -> bool {
@@ -91,6 +104,9 @@ impl Page {
     }
 
     /// Lets others take references again; what was done to the page meanwhile, they see. Linux: `page_ref_unfreeze`.
+    ///
+    /// # Panics
+    /// In debug builds, when the page is not frozen, or `count` is not above 0.
     #[inline]
     pub fn unfreeze(&self, count: i32) {
         debug_assert!(count > 0, "a page is thawed for somebody");
@@ -122,6 +138,9 @@ impl Page {
     }
 
     /// One entry fewer maps the page; whether it was the last. Linux: `page_remove_rmap`.
+    ///
+    /// # Panics
+    /// In debug builds, when none maps it.
     #[inline]
     pub fn dec_map_count(&self) -> bool {
         let before = self.map_count.fetch_sub(1, CoreOrdering::AcqRel);

@@ -69,6 +69,9 @@ impl Page {
     }
 
     /// Gives the lock up. The caller holds it. Linux: `unlock_page`.
+    ///
+    /// # Panics
+    /// In debug builds, when nobody holds it.
     #[inline]
     pub fn unlock(&self) -> Wake {
         debug_assert!(self.is_locked(), "a page that is not locked was unlocked");
@@ -78,6 +81,9 @@ impl Page {
     /// Ends reading the page in: its contents are good, or they are not; and gives up the lock, which the caller holds.
     ///
     /// Linux: `page_endio`, `mpage_end_io`.
+    ///
+    /// # Panics
+    /// As [`Page::unlock`].
     pub fn end_read(&self, status: IoStatus) -> Wake {
         match status {
             IoStatus::Done => self.set_uptodate(),
@@ -92,12 +98,18 @@ impl Page {
     /// Begins writing the page out; whether nobody else did already. The caller holds the lock, and may give it up then.
     ///
     /// Linux: `set_page_writeback`.
+    ///
+    /// # Panics
+    /// In debug builds, when nobody holds the lock.
     pub fn start_writeback(&self) -> bool {
         debug_assert!(self.is_locked(), "writing out begins under the page lock");
         !self.test_and_set(PageFlags::WRITEBACK)
     }
 
     /// Ends writing the page out. Linux: `end_page_writeback`.
+    ///
+    /// # Panics
+    /// In debug builds, when it is not written out.
     pub fn end_writeback(&self, status: IoStatus) -> Written {
         debug_assert!(
             self.is_writeback(),
