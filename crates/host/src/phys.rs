@@ -157,7 +157,7 @@ pub struct DirectMap {
 const _: () = assert!(!DirectMap::HIGHMEM && !core::mem::needs_drop::<DirectMap>());
 
 impl DirectMap {
-    /// Frames `0..end` are mapped at `page_offset`.
+    /// Frames `0..end` are mapped at `page_offset`; none beyond the end of the address space, whatever `end` says.
     ///
     /// # Safety
     /// 1. Every RAM frame below `end` is mapped, readable and writable, at `page_offset` plus its physical address,
@@ -165,6 +165,12 @@ impl DirectMap {
     /// 2. `page_offset` is page-aligned and not 0.
     #[must_use]
     pub const unsafe fn new(page_offset: VirtAddr, end: Pfn) -> Self {
+        let last = VirtAddr::new(u64::MAX - page_offset.as_u64()).as_usize() >> PAGE_SHIFT;
+        let end = if end.index() > last {
+            Pfn::new(last + 1)
+        } else {
+            end
+        };
         Self { page_offset, end }
     }
 
@@ -174,10 +180,10 @@ impl DirectMap {
         self.page_offset
     }
 
-    /// The address of a physical address. Linux: `__va`.
+    /// The address of a physical address. Beyond the end of the address space it wraps: there is no frame. Linux: `__va`.
     #[must_use]
     pub const fn virt(&self, phys: PhysAddr) -> VirtAddr {
-        VirtAddr::new(self.page_offset.as_u64() + phys.as_u64())
+        VirtAddr::new(self.page_offset.as_u64().wrapping_add(phys.as_u64()))
     }
 
     /// The physical address of an address in the map; `None` for any other. Linux: `__pa`.

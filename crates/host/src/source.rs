@@ -58,7 +58,8 @@ pub unsafe trait PageSource {
     /// Takes a block back. Never sleeps; allowed from interrupts.
     fn free(&self, block: PageBlock);
 
-    /// Fills `out` from the front with single pages as far as they reach; how many were put there.
+    /// Fills `out` from the front with single pages as far as they reach; how many were put there. What the slots had
+    /// before is leaked.
     ///
     /// Linux: `alloc_pages_bulk`.
     fn alloc_bulk(&self, gfp: Gfp, node: Option<NodeId>, out: &mut [Option<PageBlock>]) -> usize {
