@@ -1,5 +1,7 @@
 //! What is free, and how frames come back. Linux: mm/page_alloc.c.
 
+use core::fmt;
+
 use kmm_frame::{MemMap, MigrateType, NR_ORDERS, Order, PageFlags, Pfn, PfnRange};
 
 use crate::areas::FreeAreas;
@@ -10,7 +12,6 @@ use crate::{FreeBits, FreeError, Pageblocks};
 /// The core of the page allocator: it knows no lock (`&mut self` says that the zone lock is held), no CPU and no
 /// watermark. What is free it notes in storage of its own: descriptors are read where [`PageFlags::RESERVED`] matters,
 /// and never written.
-#[derive(Debug)]
 pub struct Buddy {
     range: PfnRange,
     map: MemMap,
@@ -49,7 +50,7 @@ impl Buddy {
     /// `range` may start and end anywhere. Two zones must not share a frame. What `storage` holds does not matter.
     ///
     /// `None` if `storage` has less than [`Buddy::storage_for`] says for these frames, if `pageblocks` do not have them
-    /// all, or if they are 2^32 or more.
+    /// all, or if they are 2^32 or more, or reach beyond [`Pfn::END`].
     #[must_use]
     pub fn new(
         range: PfnRange,
@@ -58,6 +59,9 @@ impl Buddy {
         pageblocks: Pageblocks,
     ) -> Option<Self> {
         let range = range.intersect(map.range());
+        if !range.is_empty() && range.end() > Pfn::END {
+            return None;
+        }
         let mut buddy = Self {
             range,
             map,
@@ -351,6 +355,15 @@ impl Buddy {
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Buddy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buddy")
+            .field("range", &self.range)
+            .field("nr_free_pages", &self.nr_free_pages())
+            .finish_non_exhaustive()
     }
 }
 

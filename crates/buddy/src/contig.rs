@@ -58,7 +58,7 @@ impl Buddy {
     /// back in blocks of any order.
     ///
     /// # Errors
-    /// The argument, and the lowest frames that are not free; nothing has changed then.
+    /// The argument, and the lowest frames that are not free, be it that they are another zone's; nothing has changed then.
     pub fn finish_contig(&mut self, contig: Contig) -> Result<PfnRange, (Contig, PfnRange)> {
         let busy = self.in_use(&contig).next();
         if let Some(busy) = busy {
@@ -120,6 +120,6 @@ impl Buddy {
     }
 
     fn is_free(&self, pfn: Pfn) -> bool {
-        self.areas().overlaps(pfn, Order::ZERO)
+        self.range().contains(pfn) && self.areas().overlaps(pfn, Order::ZERO)
     }
 }
