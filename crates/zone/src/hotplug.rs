@@ -173,9 +173,18 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
     /// As for [`Zones::online`].
     ///
     /// # Errors
-    /// The argument, and [`HotplugError::Busy`] with the first page that somebody else holds; nothing has changed then.
+    /// The argument, and [`HotplugError::Busy`] with the first page that somebody else holds, or [`HotplugError::NotOnline`]
+    /// when it is no device's here; nothing has changed then.
     pub fn remove_device(&self, device: DeviceRange) -> Result<(), (DeviceRange, HotplugError)> {
         let range = device.range();
+        let is_here = |zone: &&Zone<L>| {
+            zone.kind() == ZoneType::Device
+                && zone.owns_range(range)
+                && zone.pageblocks().has_all_present_in(range)
+        };
+        let Some(zone) = self.zone_of(range.start()).filter(is_here) else {
+            return Err((device, HotplugError::NotOnline));
+        };
         let is_busy = |pfn: &Pfn| {
             let page = self.map().page(*pfn);
             page.ref_count() != 1 || page.map_count() != 0
@@ -188,9 +197,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
             page.reset_flags(PageFlags::empty());
             page.set_ref_count(0);
         }
-        if let Some(zone) = self.zone_of(range.start()) {
-            self.leave(zone, range);
-        }
+        self.leave(zone, range);
         Ok(())
     }
 

@@ -98,7 +98,8 @@ impl NodeLayouts {
     #[must_use]
     pub fn nr_pcps(&self, nr_cpus: usize) -> usize {
         let nodes = self.nodes().iter();
-        nodes.map(|layout| layout.nr_pcps(nr_cpus)).sum()
+        let each = nodes.map(|layout| layout.nr_pcps(nr_cpus));
+        each.fold(0, usize::saturating_add)
     }
 
     /// How many [`crate::Pageblock`]s the zones want.

@@ -181,7 +181,7 @@ impl ZoneLayout {
         let zones = ZoneType::ALL
             .into_iter()
             .filter(|&kind| self.has_pcps(kind));
-        zones.count() * nr_cpus
+        zones.count().saturating_mul(nr_cpus)
     }
 
     /// How many [`crate::Pageblock`]s the zones want: one for each pageblock of each zone that has a frame in it.

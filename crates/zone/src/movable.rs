@@ -16,7 +16,7 @@ use crate::node::by_node;
 pub enum Amount {
     /// So many frames.
     Pages(usize),
-    /// So many hundredths.
+    /// So many hundredths; more than 100 count as 100.
     Percent(usize),
 }
 
@@ -62,7 +62,10 @@ impl Amount {
         match self {
             Self::Pages(count) => count,
             // Not more than there is: no overflow on the way.
-            Self::Percent(percent) => total / 100 * percent + total % 100 * percent / 100,
+            Self::Percent(percent) => {
+                let percent = percent.min(100);
+                total / 100 * percent + total % 100 * percent / 100
+            }
         }
     }
 }
@@ -94,11 +97,13 @@ impl NodeLayouts {
         movablecore: Amount,
     ) -> Self {
         let memory = memory.into_iter();
-        let total: usize = memory.clone().map(PfnRange::nr_pages).sum();
+        let sizes = memory.clone().map(PfnRange::nr_pages);
+        let total = sizes.fold(0, usize::saturating_add);
         let mut wanted = kernelcore.of(total);
         let movable = movablecore.of(total).min(total);
         if movable > 0 {
-            let movable = movable.next_multiple_of(MOST).min(total);
+            let whole = movable.checked_next_multiple_of(MOST);
+            let movable = whole.unwrap_or(total).min(total);
             wanted = wanted.max(total - movable);
         }
         let highest = |kind: &ZoneType| {

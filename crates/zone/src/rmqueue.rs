@@ -439,7 +439,7 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
         let foreign = bad(pfn, BadReason::Foreign);
         let zone = self.zone_of(pfn).ok_or(foreign)?;
         let block = PfnRange::with_len(pfn, order.nr_pages());
-        if !zone.owns_range(block) {
+        if !zone.owns_range(block) || !zone.pageblocks().has_all_present_in(block) {
             return Err(foreign);
         }
         for tail in block.iter().skip(1) {

@@ -30,7 +30,7 @@ pub struct ZoneStorage<L: 'static> {
     pub pcps: &'static [Pcp],
     /// A byte for each pageblock: [`NodeLayouts::nr_pageblocks`].
     pub pageblocks: &'static [Pageblock],
-    /// What is free: 128 bytes for each pageblock, and some more: [`NodeLayouts::nr_free_bits`].
+    /// What is free: 128 bytes for two pageblocks, and some more: [`NodeLayouts::nr_free_bits`].
     pub free_bits: &'static mut [FreeBits],
 }
 
@@ -119,7 +119,7 @@ impl Parts {
         let all = Layout::array::<FreeBits>(nodes.nr_free_bits())?;
         let (all, pcps) = all.extend(Layout::array::<Pcp>(nodes.nr_pcps(nr_cpus))?)?;
         let (all, at_nodes) = all.extend(Layout::array::<Node<L>>(nodes.nr_nodes())?)?;
-        let nr_counts = nodes.nr_nodes() * nr_cpus;
+        let nr_counts = nodes.nr_nodes().saturating_mul(nr_cpus);
         let (all, cpu_counts) = all.extend(Layout::array::<CpuCounts>(nr_counts)?)?;
         let (all, first_pcps) = all.extend(Layout::array::<FirstPcps>(nr_cpus)?)?;
         let (all, pageblocks) = all.extend(Layout::array::<Pageblock>(nodes.nr_pageblocks())?)?;

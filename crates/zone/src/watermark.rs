@@ -33,7 +33,9 @@ pub enum Mark {
 
 impl Watermarks {
     /// The marks of a zone that `managed` pages were given to, of `lowmem` in all zones that the kernel maps
-    /// permanently. Linux: `__setup_per_zone_wmarks`, mm/page_alloc.c.
+    /// permanently. However much is asked for, a mark is at most [`Watermarks::MOST`].
+    ///
+    /// Linux: `__setup_per_zone_wmarks`, mm/page_alloc.c.
     #[must_use]
     pub fn for_zone(
         kind: ZoneType,
@@ -51,12 +53,16 @@ impl Watermarks {
             share
         };
         let gap = (share / 4).max(mul_div(managed, scale_factor, 10_000));
+        let mark = |nr_gaps: usize| min.saturating_add(gap.saturating_mul(nr_gaps));
         Self {
-            min,
-            low: min + gap,
-            high: min + 2 * gap,
+            min: mark(0).min(Self::MOST),
+            low: mark(1).min(Self::MOST),
+            high: mark(2).min(Self::MOST),
         }
     }
+
+    /// No zone has so many frames; so sums with reserves do not wrap.
+    pub const MOST: usize = usize::MAX >> 8;
 
     /// One of them.
     #[must_use]
@@ -98,7 +104,7 @@ pub fn lowmem_reserve(
         }
         let mut above = 0;
         for upper in zone + 1..ZoneType::COUNT {
-            above += managed[upper];
+            above = managed[upper].saturating_add(above);
             reserve[zone][upper] = above.checked_div(ratio[zone]).unwrap_or(0);
         }
     }

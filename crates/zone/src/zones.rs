@@ -59,6 +59,8 @@ pub enum ZonesError {
     TooFewFreeBits,
     /// The device zone of a node begins with a frame of another node.
     WrongNode,
+    /// A zone would reach beyond [`Pfn::END`], or have 2^32 frames or more.
+    TooLarge,
 }
 
 impl fmt::Display for ZonesError {
@@ -71,6 +73,7 @@ impl fmt::Display for ZonesError {
             Self::TooFewPageblocks => "fewer pageblocks than zones want",
             Self::TooFewFreeBits => "fewer bits than zones want",
             Self::WrongNode => "device frames of another node",
+            Self::TooLarge => "zone has too many frames, or some beyond the last",
         })
     }
 }
@@ -287,6 +290,9 @@ impl<L: RawMutex, C: Cpus, P: PhysMap> Zones<L, C, P> {
 
     /// The zones that can serve a request from a node: its own from the highest down, then those of the other nodes.
     /// Linux: `for_each_zone_zonelist_nodemask`.
+    ///
+    /// # Panics
+    /// When there is no such node.
     pub fn zonelist(
         &self,
         node: NodeId,
@@ -312,6 +318,9 @@ fn check<L>(
     storage: &ZoneStorage<L>,
     nr_cpus: usize,
 ) -> Result<(), ZonesError> {
+    if layouts.nodes().iter().any(is_too_large) {
+        return Err(ZonesError::TooLarge);
+    }
     if storage.nodes.len() < layouts.nr_nodes() {
         return Err(ZonesError::TooFewNodes);
     }
@@ -339,6 +348,13 @@ fn check<L>(
         }
     }
     Ok(())
+}
+
+/// Whether a zone of a node may reach further than frames are numbered, or than the buddy allocator counts.
+fn is_too_large(layout: &ZoneLayout) -> bool {
+    let rooms = ZoneType::ALL.into_iter().map(|kind| layout.room(kind));
+    let mut rooms = rooms.filter(|room| !room.is_empty());
+    rooms.any(|room| room.end() > Pfn::END || u32::try_from(room.nr_pages()).is_err())
 }
 
 impl<L, C, P> fmt::Debug for Zones<L, C, P> {
