@@ -35,13 +35,30 @@ pub struct TypedCache<'k, T, K: Kmem> {
 }
 
 /// A value that could not be put into an object, given back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct NoRoom<T> {
     /// Why.
     pub error: SlubError,
     /// What it was.
     pub value: T,
 }
+
+/// Without the value, so that any result can be unwrapped.
+impl<T> fmt::Debug for NoRoom<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NoRoom")
+            .field("error", &self.error)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Display for NoRoom<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<T> core::error::Error for NoRoom<T> {}
 
 impl<'k, T, K: Kmem> TypedCache<'k, T, K> {
     /// A cache for values of this type, of `kmem`'s. Takes no page yet.
