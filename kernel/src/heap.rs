@@ -11,18 +11,23 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use kmm::slub::{EarlyHeap, KmemAlloc};
 use linked_list_allocator::Heap;
-use spin::Once;
 
+use crate::mm::KernelHost;
 use crate::sync::IrqSpinLock;
 use crate::{mm, smp};
 
-/// The allocator behind `alloc::`.
+/// The allocator behind `alloc::`: what it costs is what slub costs, and a look at who is served.
 pub struct KernelHeap {
-    early: IrqSpinLock<Heap>,
-    early_start: AtomicUsize,
-    early_end: AtomicUsize,
-    last: Once<&'static (dyn GlobalAlloc + Sync)>,
+    inner: KmemAlloc<kmm::Objects<KernelHost>, BootHeap>,
+}
+
+/// The heap before slub.
+struct BootHeap {
+    heap: IrqSpinLock<Heap>,
+    start: AtomicUsize,
+    size_bytes: AtomicUsize,
 }
 
 /// Is a program being served? The three below are the boot CPU's: no other one serves programs.
@@ -35,10 +40,11 @@ static REFUSE_STATE: AtomicU64 = AtomicU64::new(0);
 
 #[global_allocator]
 static HEAP: KernelHeap = KernelHeap {
-    early: IrqSpinLock::new(Heap::empty()),
-    early_start: AtomicUsize::new(0),
-    early_end: AtomicUsize::new(0),
-    last: Once::new(),
+    inner: KmemAlloc::new(BootHeap {
+        heap: IrqSpinLock::new(Heap::empty()),
+        start: AtomicUsize::new(0),
+        size_bytes: AtomicUsize::new(0),
+    }),
 };
 
 /// Lends the early heap its memory.
@@ -47,16 +53,16 @@ static HEAP: KernelHeap = KernelHeap {
 /// 1. `start..start + size_bytes` is mapped, writable memory that nobody else uses, for ever.
 /// 2. It is called once.
 pub unsafe fn init_early(start: *mut u8, size_bytes: usize) {
-    HEAP.early_start.store(start.addr(), Ordering::Relaxed);
-    HEAP.early_end
-        .store(start.addr() + size_bytes, Ordering::Relaxed);
+    let early = HEAP.inner.early();
+    early.start.store(start.addr(), Ordering::Relaxed);
+    early.size_bytes.store(size_bytes, Ordering::Relaxed);
     // SAFETY: the caller's obligations 1 and 2.
-    unsafe { HEAP.early.lock().init(start, size_bytes) }
+    unsafe { early.heap.lock().init(start, size_bytes) }
 }
 
-/// From now on, new objects come from `allocator`. The first call counts.
-pub fn switch_to(allocator: &'static (dyn GlobalAlloc + Sync)) {
-    HEAP.last.call_once(|| allocator);
+/// From now on, new objects come from `slub`. The first call counts.
+pub fn switch_to(slub: &'static kmm::Objects<KernelHost>) {
+    HEAP.inner.set(slub);
 }
 
 /// While it lives, the kernel serves a program.
@@ -120,9 +126,16 @@ pub fn refuse_one_in(share: u64, seed: u64) {
     REFUSE_ONE_IN.store(share, Ordering::Relaxed);
 }
 
+/// Whether what is asked for now must not be had.
+#[inline(always)]
 fn is_refused() -> bool {
+    is_for_program() && is_refused_for_program()
+}
+
+#[inline(never)]
+fn is_refused_for_program() -> bool {
     // Programs are served by the boot CPU alone.
-    if !is_for_program() || !smp::is_boot_cpu() || SURELY.load(Ordering::Relaxed) {
+    if !smp::is_boot_cpu() || SURELY.load(Ordering::Relaxed) {
         return false;
     }
     let share = REFUSE_ONE_IN.load(Ordering::Relaxed);
@@ -135,77 +148,61 @@ fn is_refused() -> bool {
     (next >> 32).checked_rem(share) == Some(0) || mm::is_low()
 }
 
-impl KernelHeap {
-    fn is_early(&self, object: *mut u8) -> bool {
-        (self.early_start.load(Ordering::Relaxed)..self.early_end.load(Ordering::Relaxed))
-            .contains(&object.addr())
-    }
-}
-
-// SAFETY: both stages are allocators in their own right, and `dealloc` sends each object to the stage whose memory holds it.
-unsafe impl GlobalAlloc for KernelHeap {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if is_refused() {
-            return ptr::null_mut();
-        }
-        if let Some(last) = self.last.get() {
-            // SAFETY: passed on; `layout` has a size above zero, as our caller promises.
-            return unsafe { last.alloc(layout) };
-        }
-        self.early
+// SAFETY: a heap of its own; `owns` is true of the memory that `init_early` lent it, from when it has any.
+unsafe impl EarlyHeap for BootHeap {
+    fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.heap
             .lock()
             .allocate_first_fit(layout)
             .map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, object: *mut u8, layout: Layout) {
-        if self.is_early(object) {
-            if let Some(object) = NonNull::new(object) {
-                // SAFETY: the object lies in the early heap, so it came from there, with this layout.
-                unsafe { self.early.lock().deallocate(object, layout) };
-            }
-        } else if let Some(last) = self.last.get() {
-            // SAFETY: what is not from the early heap came from `last`.
-            unsafe { last.dealloc(object, layout) };
+        if let Some(object) = NonNull::new(object) {
+            // SAFETY: it came from there, with this layout, by the caller.
+            unsafe { self.heap.lock().deallocate(object, layout) };
         }
+    }
+
+    #[inline(always)]
+    fn owns(&self, object: *mut u8) -> bool {
+        let offset = object
+            .addr()
+            .wrapping_sub(self.start.load(Ordering::Relaxed));
+        offset < self.size_bytes.load(Ordering::Relaxed)
+    }
+}
+
+// SAFETY: what is not refused is passed on.
+unsafe impl GlobalAlloc for KernelHeap {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if is_refused() {
+            return ptr::null_mut();
+        }
+        // SAFETY: passed on.
+        unsafe { self.inner.alloc(layout) }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, object: *mut u8, layout: Layout) {
+        // SAFETY: passed on.
+        unsafe { self.inner.dealloc(object, layout) };
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         if is_refused() {
             return ptr::null_mut();
         }
-        if let Some(last) = self.last.get() {
-            // SAFETY: passed on.
-            return unsafe { last.alloc_zeroed(layout) };
-        }
-        // SAFETY: `layout` has a size above zero, as our caller promises.
-        let object = unsafe { self.alloc(layout) };
-        if !object.is_null() {
-            // SAFETY: the block is ours, and `layout.size()` bytes long.
-            unsafe { ptr::write_bytes(object, 0, layout.size()) };
-        }
-        object
+        // SAFETY: passed on.
+        unsafe { self.inner.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, object: *mut u8, layout: Layout, new_size_bytes: usize) -> *mut u8 {
         if new_size_bytes > layout.size() && is_refused() {
             return ptr::null_mut();
         }
-        if let (false, Some(last)) = (self.is_early(object), self.last.get()) {
-            // SAFETY: the object came from `last`; the rest is the caller's.
-            return unsafe { last.realloc(object, layout, new_size_bytes) };
-        }
-        // SAFETY: the caller promises that the size fits a layout of this alignment.
-        let new_layout =
-            unsafe { Layout::from_size_align_unchecked(new_size_bytes, layout.align()) };
-        // SAFETY: the new size is above zero, by the caller.
-        let new = unsafe { self.alloc(new_layout) };
-        if !new.is_null() {
-            // SAFETY: two live blocks, each at least as long as the shorter of the two sizes.
-            unsafe { ptr::copy_nonoverlapping(object, new, layout.size().min(new_size_bytes)) };
-            // SAFETY: the old block is the caller's to give up, now that the new one exists.
-            unsafe { self.dealloc(object, layout) };
-        }
-        new
+        // SAFETY: passed on.
+        unsafe { self.inner.realloc(object, layout, new_size_bytes) }
     }
 }

@@ -28,6 +28,12 @@ pub fn init(boot: &BootInfo) {
     }
 }
 
+/// Whether there are names at all.
+#[cfg(kasan)]
+pub fn are_known() -> bool {
+    TABLE.is_completed()
+}
+
 fn parse_line(line: &str) -> Option<(u64, &str)> {
     let (address, name) = line.split_once(' ')?;
     Some((u64::from_str_radix(address, 16).ok()?, name))

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use kmm_fault::{FaultError, FaultKind};
 use kmm_frame::memblock::Accounting as BootAccounting;
 use kmm_frame::{MemMap, PAGE_SIZE, Pfn, PfnRange, Topology, VmEvent};
-use kmm_host::{Cpus, Host, PhysMap, SlabHook};
+use kmm_host::{Cpus, Host, PhysMap, Sanitizer, SlabHook};
 use kmm_pagetable_walker::{KernelHalf, Levels, MapGuard, Mapper, Root, TableCounter};
 use kmm_slub::{CacheSlot, CpuSlot, Slub, SlubBug, SlubConfig, SlubStorage};
 use kmm_vmalloc::{Vmalloc, VmallocConfig};
@@ -150,6 +150,7 @@ impl<H: Host> Manager<H> {
             debug: early.slub_debug.0,
             callers: early.slub_debug.1,
             slabs: hooks.slabs,
+            sanitizer: watcher(host),
             ..SlubConfig::new(hooks.on_slub_bug)
         };
         let slub = Slub::new(alloc, host.phys(), map, host.cpus(), storage, config)
@@ -328,6 +329,12 @@ impl<H: Host> Manager<H> {
             Ok(FaultKind::Spurious) | Err(_) => {}
         }
     }
+}
+
+/// Who watches objects, if anybody does: who wants no redzones does not.
+fn watcher<H: Host>(host: &'static H) -> Option<&'static (dyn Sanitizer + Sync)> {
+    let sanitizer = host.sanitizer();
+    (sanitizer.redzone_bytes(0) > 0).then_some(sanitizer)
 }
 
 /// A page of zeros from memblock.

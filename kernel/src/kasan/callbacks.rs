@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "called from assembly")]
 
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use kmm::frame::VirtAddr;
 use kmm_kasan::{Access, AccessKind};
@@ -30,6 +30,9 @@ pub(super) fn switch_on(direct_bytes: u64, vmalloc_bytes: u64) {
 /// Memory that may not be touched is about to be.
 #[unsafe(no_mangle)]
 extern "C" fn kasan_bad_access(addr: u64, size_bytes: usize, is_write: bool, ip: usize) {
+    if is_slubs(ip) {
+        return;
+    }
     if IS_REPORTING.swap(true, Ordering::Relaxed) {
         return;
     }
@@ -47,4 +50,21 @@ extern "C" fn kasan_bad_access(addr: u64, size_bytes: usize, is_write: bool, ip:
         ip,
     );
     IS_REPORTING.store(false, Ordering::Relaxed);
+}
+
+/// Whether slub's code asks. There are a few dozen places where it touches free objects, each asked about very often: so
+/// answers are kept.
+fn is_slubs(ip: usize) -> bool {
+    const NR_ANSWERS: usize = 512;
+    /// The place, shifted by one, and the answer.
+    static ANSWERS: [AtomicUsize; NR_ANSWERS] = [const { AtomicUsize::new(0) }; NR_ANSWERS];
+    let hash = ip.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let answer = &ANSWERS[hash % NR_ANSWERS];
+    let known = answer.load(Ordering::Relaxed);
+    if known & !1 == ip << 1 {
+        return known & 1 == 1;
+    }
+    let is = on::is_slubs(ip);
+    answer.store(ip << 1 | usize::from(is), Ordering::Relaxed);
+    is
 }

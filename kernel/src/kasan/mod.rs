@@ -5,7 +5,7 @@
 #[cfg(not(kasan))]
 mod off;
 #[cfg(not(kasan))]
-pub use off::{OWNERS, PageOwners, SANITIZER, STACK_FACTOR, ShadowMemory, TESTS, watched};
+pub use off::{OWNERS, PageOwners, SANITIZER, STACK_FACTOR, ShadowMemory, TESTS};
 
 #[cfg(kasan)]
 mod callbacks;
@@ -16,7 +16,7 @@ mod shadow;
 #[cfg(kasan)]
 mod tests;
 #[cfg(kasan)]
-pub use on::{OWNERS, PageOwners, SANITIZER, STACK_FACTOR, watched};
+pub use on::{OWNERS, PageOwners, SANITIZER, STACK_FACTOR};
 #[cfg(kasan)]
 pub use shadow::ShadowMemory;
 #[cfg(kasan)]

@@ -1,6 +1,5 @@
 //! Nobody asks.
 
-use core::alloc::GlobalAlloc;
 use core::ops::Range;
 
 use kmm::ImagePart;
@@ -46,9 +45,4 @@ impl ShadowMemory {
 
     /// Does nothing.
     pub fn switch_on(self) {}
-}
-
-/// The heap itself.
-pub fn watched(heap: &'static (dyn GlobalAlloc + Sync)) -> &'static (dyn GlobalAlloc + Sync) {
-    heap
 }

@@ -1,13 +1,11 @@
 //! The kernel's sanitizer: who is told what, and what is told of bugs.
-#![expect(unsafe_code, reason = "implements GlobalAlloc by another heap")]
 
-use core::alloc::{GlobalAlloc, Layout};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use kmm::frame::{Gfp, Order, PAGE_SIZE, Pfn, VirtAddr};
 use kmm::host::{Backtrace, Freed, Misuse, ObjectSlot, Owners, Sanitizer};
-use kmm_kasan::{Access, Kasan, KasanConfig, KasanHeap, KasanStorage, LinearShadow, Report};
+use kmm_kasan::{Access, Kasan, KasanConfig, KasanStorage, LinearShadow, Report};
 use spin::Once;
 
 use crate::arch::backtrace;
@@ -77,15 +75,27 @@ fn name_of(address: usize, out: &mut dyn fmt::Write) -> fmt::Result {
 
 /// The way from who allocates or frees to the sanitizer.
 fn is_own(address: usize) -> bool {
-    const OWN: [&str; 7] = [
+    const OWN: [&str; 8] = [
         "kmm_kasan",
         "kmm_kernel::kasan::on",
         "kmm_kernel::heap",
         "kmm::page_alloc",
+        "kmm_slub",
         "alloc::alloc",
         "__rustc",
         "__rust_",
     ];
+    is_code_of(address, &OWN)
+}
+
+/// Whether what stands at `address` is code of the object allocator: it keeps its lists in free objects, and nobody else may
+/// touch those. Linux: `KASAN_SANITIZE_slub.o := n`.
+pub(super) fn is_slubs(address: usize) -> bool {
+    is_code_of(address, &["kmm_slub"])
+}
+
+/// Whether the function at `address` has a name that begins with one of `paths`.
+fn is_code_of(address: usize, paths: &[&str]) -> bool {
     let Some((name, _)) = symbols::lookup(address as u64) else {
         return false;
     };
@@ -94,7 +104,7 @@ fn is_own(address: usize) -> bool {
     let _ = write!(shown, "{:#}", rustc_demangle::demangle(name));
     // Methods are shown as `<the::Type as a::Trait>::method`.
     let text = shown.text().trim_start_matches('<');
-    OWN.iter().any(|own| text.starts_with(own))
+    paths.iter().any(|path| text.starts_with(path))
 }
 
 /// The beginning of a text.
@@ -140,9 +150,14 @@ impl Backtrace for Caller {
 }
 
 impl Sanitizer for KernelSanitizer {
-    /// As that of a [`Kasan`], from the start: objects are found by it.
+    /// As that of a [`Kasan`], from the start: objects are found by it. Without names for addresses, objects are not watched:
+    /// what slub does to free ones could not be told from what others do.
     fn redzone_bytes(&self, size_bytes: usize) -> usize {
-        kmm_kasan::redzone_bytes(size_bytes)
+        if symbols::are_known() {
+            kmm_kasan::redzone_bytes(size_bytes)
+        } else {
+            0
+        }
     }
 
     fn pages_taken(&self, start: VirtAddr, size_bytes: usize) {
@@ -231,31 +246,4 @@ impl Owners for PageOwners {
     fn describe(&self, _pfn: Pfn, _out: &mut dyn fmt::Write) -> fmt::Result {
         Ok(())
     }
-}
-
-/// The heap behind a reference.
-struct Inner(&'static (dyn GlobalAlloc + Sync));
-
-// SAFETY: every call goes to the heap behind the reference.
-unsafe impl GlobalAlloc for Inner {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: passed on.
-        unsafe { self.0.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, object: *mut u8, layout: Layout) {
-        // SAFETY: passed on.
-        unsafe { self.0.dealloc(object, layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: passed on.
-        unsafe { self.0.alloc_zeroed(layout) }
-    }
-}
-
-/// The heap, with redzones and a quarantine.
-pub fn watched(heap: &'static (dyn GlobalAlloc + Sync)) -> &'static (dyn GlobalAlloc + Sync) {
-    static HEAP: Once<KasanHeap<Inner, KernelSanitizer>> = Once::new();
-    HEAP.call_once(|| KasanHeap::new(Inner(heap), KernelSanitizer))
 }

@@ -3,13 +3,15 @@
 
 use alloc::alloc::{alloc, dealloc};
 use alloc::string::ToString;
+use alloc::vec::Vec;
 use core::alloc::Layout;
 use core::hint::black_box;
-use core::ptr;
+use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use kmm::frame::{Gfp, Order, PAGE_SIZE, VirtAddr};
 use kmm::host::PhysMap as _;
+use kmm::slub::CacheArgs;
 use kmm_kasan::{AccessKind, BugKind, Report};
 
 use super::on;
@@ -42,6 +44,14 @@ pub const TESTS: &[Test] = &[
     Test {
         name: "kasan::freeing_the_middle_is_reported_and_refused",
         run: free_of_the_middle,
+    },
+    Test {
+        name: "kasan::objects_of_named_caches_are_watched",
+        run: named_cache,
+    },
+    Test {
+        name: "kasan::large_allocations_are_watched",
+        run: large_allocation,
     },
     Test {
         name: "kasan::a_read_behind_an_area_is_reported",
@@ -110,7 +120,8 @@ fn write_behind() -> Outcome {
             "Write of size 1 at addr ",
             "0 bytes to the right of\n allocated 123-byte region [",
             "Memory state around the buggy address:\n",
-            " 00 03 fc ",
+            " 00 03",
+            " fc fc",
         ] {
             ensure!(text.contains(part), "the report lacks {part:?}");
         }
@@ -127,8 +138,8 @@ fn read_before() -> Outcome {
                 .access
                 .is_some_and(|access| access.kind == AccessKind::Read)
         );
-        let known = report.object.ok_or("no object")?;
-        ensure!(known.slot.start.as_usize() == object.addr());
+        // It lies in the redzone of whatever is before.
+        ensure!(report.addr.as_usize() == object.addr() - 1);
         Ok(())
     })
 }
@@ -177,6 +188,69 @@ fn free_of_the_middle() -> Outcome {
         free(object, layout);
         Ok(())
     })
+}
+
+/// Asked directly, not through the heap.
+fn named_cache() -> Outcome {
+    let slub = manager().slub();
+    let cache = slub
+        .cache_create(&CacheArgs::new("kasan_victim", 100))
+        .map_err(Failure::of)?;
+    let victim = slub.alloc(cache, Gfp::KERNEL).map_err(Failure::of)?;
+    let start = victim.as_ptr();
+    let free = |at: *mut u8| {
+        if let Some(object) = NonNull::new(at) {
+            // SAFETY: an object of the cache, or a mistake on purpose, which KASAN refuses.
+            unsafe { slub.free(cache, object) };
+        }
+    };
+    let mut reports = Vec::new();
+    reports.push(bug_of(BugKind::SlabOutOfBounds, || {
+        // SAFETY: breaks the rules on purpose; the redzone behind the object belongs to nobody.
+        unsafe { start.wrapping_add(100).write_volatile(1) };
+    })?);
+    reports.push(bug_of(BugKind::InvalidFree, || {
+        free(start.wrapping_add(8))
+    })?);
+    free(start);
+    reports.push(bug_of(BugKind::SlabUseAfterFree, || read(start))?);
+    reports.push(bug_of(BugKind::DoubleFree, || free(start))?);
+    for report in &reports {
+        let known = report.object.ok_or("no object")?;
+        ensure!(
+            known.cache() == "kasan_victim" && known.slot.start.as_usize() == start.addr(),
+            "{} is of {}",
+            report.kind,
+            known.cache()
+        );
+        let text = report.to_string();
+        ensure!(
+            text.contains("which belongs to the cache kasan_victim of size "),
+            "the report does not name the cache"
+        );
+    }
+    // SAFETY: nobody else has the cache.
+    unsafe { slub.cache_destroy(cache) }.map_err(Failure::of)
+}
+
+fn large_allocation() -> Outcome {
+    let slub = manager().slub();
+    let size_bytes = 5 * PAGE_SIZE + 10;
+    let object = slub.kmalloc(size_bytes, Gfp::KERNEL).map_err(Failure::of)?;
+    let start = object.as_ptr();
+    read(start.wrapping_add(size_bytes - 1));
+    let report = bug_of(BugKind::SlabOutOfBounds, || {
+        read(start.wrapping_add(size_bytes))
+    });
+    // SAFETY: it came from there, and is read once more, on purpose.
+    unsafe { slub.kfree(object) };
+    ensure!(
+        report?
+            .object
+            .is_some_and(|known| known.cache() == "kmalloc-large")
+    );
+    bug_of(BugKind::UseAfterFree, || read(start))?;
+    Ok(())
 }
 
 fn read_behind_an_area() -> Outcome {

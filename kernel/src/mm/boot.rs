@@ -15,7 +15,7 @@ use kmm::frame::{MemMap, PAGE_SIZE, PfnRange, PhysAddr, VirtAddr};
 use kmm::host::{Backtrace, SlabHook};
 use kmm::pagetable_walker::layout::{Layout, RegionKind as LayoutKind};
 use kmm::pagetable_walker::{Level, Levels, PteFlags, TableCounter};
-use kmm::slub::{Callers, KmemAlloc};
+use kmm::slub::Callers;
 use kmm::vmalloc::PAT_MSR;
 use kmm::zone::Amount;
 use kmm::{AllocHooks, BuildError, Early, Hooks, ImagePart, KernelSpace, RateLimit};
@@ -26,7 +26,7 @@ use super::host::KernelHost;
 use super::{MACHINE, Machine, Manager, activate};
 use crate::arch::{backtrace, exit, features, numa, timer};
 use crate::boot::{BootInfo, DIRECT_MAP, RegionKind, image};
-use crate::kasan::{self, ShadowMemory};
+use crate::kasan::ShadowMemory;
 use crate::smp;
 
 /// The register of the page attribute table.
@@ -40,9 +40,6 @@ static HOST: Once<KernelHost> = Once::new();
 static KERNEL_TABLES: TableCounter = TableCounter::new();
 /// Too large for a stack.
 static MEMBLOCK: Mutex<Memblock> = Mutex::new(Memblock::new());
-
-/// The kernel's heap behind `alloc::`, once it is up.
-static HEAP: KmemAlloc<kmm::Objects<KernelHost>> = KmemAlloc::new(kmm::slub::NoEarlyHeap);
 
 /// Mistakes with objects that were noticed so far.
 pub static NR_SLUB_BUGS: AtomicUsize = AtomicUsize::new(0);
@@ -175,8 +172,7 @@ fn take_over(boot: &'static BootInfo) -> Result<(), BuildError> {
         },
     };
     let manager: &'static Manager = Manager::build(early, root, &KERNEL_TABLES, &space, hooks)?;
-    HEAP.set(manager.slub());
-    crate::heap::switch_to(kasan::watched(&HEAP));
+    crate::heap::switch_to(manager.slub());
     MACHINE.call_once(|| Machine {
         manager,
         space,
