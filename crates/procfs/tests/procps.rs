@@ -125,6 +125,74 @@ fn slabtop_reads_our_slabinfo() {
     assert!(text.contains("task_struct"), "{text}");
 }
 
+/// What `cat /proc/slabinfo` printed in the kernel, as the transcript has it.
+fn transcript() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/slabinfo.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let start = text.find("slabinfo - version").expect("a transcript");
+    let end = text[start..].find("```").expect("the end of it");
+    text[start..start + end].to_owned()
+}
+
+/// The lines of slabinfo as numbers.
+fn caches_of(text: &str) -> Vec<SlabLine<'_>> {
+    let caches = text.lines().skip(2).map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let number = |nr: usize| words[nr].parse::<u64>().unwrap();
+        let small = |nr: usize| words[nr].parse::<u32>().unwrap();
+        SlabLine {
+            name: words[0],
+            active_objs: number(1),
+            num_objs: number(2),
+            objsize_bytes: small(3),
+            objs_per_slab: small(4),
+            pages_per_slab: small(5),
+            active_slabs: number(13),
+            num_slabs: number(14),
+        }
+    });
+    caches.collect()
+}
+
+#[test]
+fn the_slabinfo_of_a_running_kernel_is_as_it_is_written_here() {
+    let text = transcript();
+    let mut again = String::new();
+    slabinfo::write(&mut again, caches_of(&text)).unwrap();
+    assert_eq!(again, text);
+}
+
+#[test]
+fn procps_reads_the_slabinfo_of_a_running_kernel() {
+    let text = transcript();
+    let caches = caches_of(&text);
+    if let Some(shown) = run_on("/proc/slabinfo", &text, "vmstat -m") {
+        for cache in &caches {
+            let numbers = [
+                cache.active_objs.to_string(),
+                cache.num_objs.to_string(),
+                cache.objsize_bytes.to_string(),
+                cache.objs_per_slab.to_string(),
+            ];
+            assert_eq!(line(&shown, cache.name)[1..], numbers, "{shown}");
+        }
+    }
+    if let Some(shown) = run_on("/proc/slabinfo", &text, "slabtop -o") {
+        let active: u64 = caches.iter().map(|cache| cache.active_objs).sum();
+        let total: u64 = caches.iter().map(|cache| cache.num_objs).sum();
+        assert!(
+            shown.contains(&format!(": {active} / {total} (")),
+            "{shown}"
+        );
+        let has_line = |cache: &SlabLine<'_>| {
+            shown
+                .lines()
+                .any(|row| row.trim_end().ends_with(cache.name))
+        };
+        assert!(caches.iter().all(has_line), "{shown}");
+    }
+}
+
 fn our_vmstat() -> String {
     let mut vmstat = Vmstat::default();
     vmstat.zone[ZoneItem::FreePages] = 4321;

@@ -4,6 +4,7 @@
 //! or watches a boot that is meant to end by itself. It fails when something expected was not printed, something forbidden was,
 //! a status differs, or the guest went away or took too long.
 
+mod procps;
 mod table;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -55,6 +56,8 @@ enum Play {
     Selftest { says: &'static [&'static str] },
     /// Commands at the shell's prompt.
     Shell(&'static [Step]),
+    /// The same; then the host's procps reads the guest's /proc/slabinfo.
+    Slabinfo(&'static [Step]),
     /// Every program of `user/`; they check themselves.
     Programs,
     /// The boot ends by itself with a failing code.
@@ -216,6 +219,7 @@ impl Scenario {
             Play::Shell(steps) if steps.iter().any(|step| calls(step.line, APPLETS)) => {
                 lacking.busybox.as_deref()
             }
+            Play::Slabinfo(_) => lacking.busybox.as_deref(),
             _ => None,
         }
     }
@@ -227,7 +231,7 @@ impl Scenario {
         let machine = Machine::from_flags(&mut flags)?;
         let word = match self.play {
             Play::Selftest { .. } | Play::Ends { .. } => "selftest",
-            Play::Shell(_) | Play::Programs | Play::Crash { .. } => "exec",
+            Play::Shell(_) | Play::Slabinfo(_) | Play::Programs | Play::Crash { .. } => "exec",
         };
         let door = kernels.parts(flavour)?.door(self.name, uefi, word)?;
         let mut guest = self.start(&machine, &door)?;
@@ -269,11 +273,19 @@ impl Scenario {
                 ensure!(exit_code(guest)? != 0, "exit code 0");
                 Ok(())
             }
-            Play::Shell(steps) => {
+            Play::Shell(steps) | Play::Slabinfo(steps) => {
                 prompt(guest, deadline)?;
                 for step in *steps {
                     step.play(guest, deadline)
                         .with_context(|| format!("`{}`", step.line))?;
+                }
+                if matches!(self.play, Play::Slabinfo(_)) {
+                    let command = "cat /proc/slabinfo";
+                    let (text, status) = guest
+                        .exec(command, deadline)
+                        .map_err(|(_, text)| anyhow!("`{command}` printed {text:?}"))?;
+                    ensure!(status == 0, "`{command}`: status {status}");
+                    procps::read(&text)?;
                 }
                 guest.send(b"poweroff\n");
                 ended(guest, deadline)?;

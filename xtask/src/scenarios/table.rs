@@ -219,6 +219,19 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ]),
     },
     Scenario {
+        name: "slabinfo",
+        machine: &[],
+        play: Play::Slabinfo(&[
+            step(
+                "sh -c 'mkdir /tmp/d; for i in 1 2 3 4 5 6 7 8 9; do echo $i >/tmp/d/$i; done; cat /tmp/d/* | sort -r | head -n 2'",
+                &["9\n8"],
+            ),
+            step("sh -c 'ls -lR /bin /proc | grep -c busybox'", &[]),
+            step("ps", &["ps"]),
+            step("sh -c 'rm -r /tmp/d; ls /tmp'", &[]),
+        ]),
+    },
+    Scenario {
         name: "bad_programs",
         machine: &[],
         play: Play::Shell(&[
