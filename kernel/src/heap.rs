@@ -37,6 +37,10 @@ static SURELY: AtomicBool = AtomicBool::new(false);
 /// What share of a program's allocations is refused: one in so many, or none. Linux: failslab.
 static REFUSE_ONE_IN: AtomicU64 = AtomicU64::new(0);
 static REFUSE_STATE: AtomicU64 = AtomicU64::new(0);
+/// Which of a program's allocations is refused, counted from 1; 0 for none. Linux: `fail-nth`.
+static REFUSE_NTH: AtomicU64 = AtomicU64::new(0);
+/// How many there were since that was said.
+static NR_ASKED: AtomicU64 = AtomicU64::new(0);
 
 #[global_allocator]
 static HEAP: KernelHeap = KernelHeap {
@@ -126,6 +130,13 @@ pub fn refuse_one_in(share: u64, seed: u64) {
     REFUSE_ONE_IN.store(share, Ordering::Relaxed);
 }
 
+/// Refuses the `nth` of the allocations for programs from now on, and that one alone; 0 for none. How many there were since the
+/// last call.
+pub fn refuse_nth(nth: u64) -> u64 {
+    REFUSE_NTH.store(nth, Ordering::Relaxed);
+    NR_ASKED.swap(0, Ordering::Relaxed)
+}
+
 /// Whether what is asked for now must not be had.
 #[inline(always)]
 fn is_refused() -> bool {
@@ -137,6 +148,10 @@ fn is_refused_for_program() -> bool {
     // Programs are served by the boot CPU alone.
     if !smp::is_boot_cpu() || SURELY.load(Ordering::Relaxed) {
         return false;
+    }
+    let nr_asked = NR_ASKED.fetch_add(1, Ordering::Relaxed) + 1;
+    if nr_asked == REFUSE_NTH.load(Ordering::Relaxed) {
+        return true;
     }
     let share = REFUSE_ONE_IN.load(Ordering::Relaxed);
     // Knuth's MMIX generator; its high half is the better one.

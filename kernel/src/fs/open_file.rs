@@ -100,7 +100,7 @@ pub fn open(cwd: &Place, path: &[u8], flags: u32, permissions: u32) -> Result<Ar
     };
     let place = match cwd.resolve(path, last) {
         Err(Errno::NOENT) if flags & flags::CREATE != 0 && !path.ends_with(b"/") => {
-            create(cwd, path, permissions)?
+            return create(cwd, path, flags, permissions);
         }
         Ok(_) if flags & (flags::CREATE | flags::EXCLUSIVE) == flags::CREATE | flags::EXCLUSIVE => {
             return Err(Errno::EXIST);
@@ -136,26 +136,33 @@ pub fn open_console() -> Result<Arc<OpenFile>> {
     open(&Place::root(), b"/dev/console", flags::READ_WRITE, 0)
 }
 
-fn create(cwd: &Place, path: &[u8], permissions: u32) -> Result<Place> {
+/// Makes a file and opens it, or neither.
+fn create(cwd: &Place, path: &[u8], flags: u32, permissions: u32) -> Result<Arc<OpenFile>> {
+    if flags & flags::DIRECTORY != 0 {
+        return Err(Errno::NOTDIR);
+    }
     // A symbolic link to nothing is followed to where the file is to be.
     if let Ok(link) = cwd.resolve(path, LastLink::Keep) {
         let (dir, _) = cwd.resolve_parent(path)?;
         let to = super::path::target(&link.inode())?.ok_or(Errno::NOENT)?;
         let (dir, name) = dir.resolve_parent(&to)?;
-        return create_in(&dir, name, permissions);
+        return create_in(&dir, name, flags, permissions);
     }
     let (dir, name) = cwd.resolve_parent(path)?;
-    create_in(&dir, name, permissions)
+    create_in(&dir, name, flags, permissions)
 }
 
-fn create_in(dir: &Place, name: &[u8], permissions: u32) -> Result<Place> {
+fn create_in(dir: &Place, name: &[u8], flags: u32, permissions: u32) -> Result<Arc<OpenFile>> {
     let inode = Inode::new(
         Node::File(Mutex::new(Content::default())),
         permissions,
         realtime_s(),
     )?;
-    dir.inode().link(name, Arc::clone(&inode))?;
-    dir.child(name, inode)
+    let place = dir.child(name, Arc::clone(&inode))?;
+    let file = OpenFile::new(Object::Inode(Arc::clone(&inode)), Some(place), flags)?;
+    // Nothing can fail after that.
+    dir.inode().link(name, inode)?;
+    Ok(file)
 }
 
 /// The contents were changed now.

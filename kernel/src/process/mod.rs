@@ -16,6 +16,7 @@ mod exec;
 mod fault;
 mod files;
 mod fork;
+mod nth_tests;
 mod page_wait;
 pub mod random;
 mod scheduler;

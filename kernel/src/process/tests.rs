@@ -9,7 +9,9 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use kmm::frame::Page;
 use kmm::host::Sleep;
 
-use super::{PAGE_WAITS, Signal, commands, fault, spawn, spawn_kernel_thread, wait, yield_now};
+use super::{
+    PAGE_WAITS, Signal, commands, fault, nth_tests, spawn, spawn_kernel_thread, wait, yield_now,
+};
 use crate::ensure;
 use crate::fs::{OpenFile, Place, flags, open};
 use crate::mm;
@@ -83,6 +85,14 @@ pub const TESTS: &[Test] = &[
         run: page_lock,
     },
     Test {
+        name: "process::each_allocation_of_a_call_may_fail",
+        run: nth_tests::calls,
+    },
+    Test {
+        name: "process::each_allocation_for_a_program_may_fail",
+        run: nth_tests::programs,
+    },
+    Test {
         name: "process::programs_give_back_all_they_took",
         run: no_leak,
     },
@@ -96,7 +106,7 @@ const OUTPUT: &[u8] = b"/tmp/selftest-output";
 const LINES_SHOWN: usize = 8;
 
 /// A file for what a program says.
-fn output() -> Result<Arc<OpenFile>, Errno> {
+pub(super) fn output() -> Result<Arc<OpenFile>, Errno> {
     open(
         &Place::root(),
         OUTPUT,
