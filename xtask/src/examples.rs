@@ -109,3 +109,18 @@ fn boot(name: &str, words: &str) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_that_swaps_a_heap_has_25_lines() {
+        let file = proc::root().join("examples/blog_os_style/src/allocator.rs");
+        let text = fs::read_to_string(file).unwrap();
+        let is_code =
+            |line: &&str| !line.is_empty() && !line.starts_with("//") && !line.starts_with("use ");
+        let nr_lines = text.lines().map(str::trim_start).filter(is_code).count();
+        assert_eq!(nr_lines, 25);
+    }
+}

@@ -39,11 +39,10 @@ pub unsafe fn init_heap(usable: Range<u64>, phys_offset: u64) {
     let storage = phys.direct(ram.start()).expect("below the end");
     // SAFETY: the frames are ours and reachable; the frame allocator starts behind them.
     let map = unsafe { MemMap::new_in(ram, storage) };
-    let first_free = ram.start() + layout.size().div_ceil(PAGE_SIZE);
+    let free = PfnRange::new(ram.start() + layout.size().div_ceil(PAGE_SIZE), ram.end());
 
     // SAFETY: what is left of `ram` is ours to give.
-    let frames = unsafe { Frames::new(PfnRange::new(first_free, ram.end()), map, phys) };
-    let frames = FRAMES.call_once(|| frames);
+    let frames = FRAMES.call_once(|| unsafe { Frames::new(free, map, phys) });
     let config = SlubConfig::new(|bug| panic!("{bug}")); // a double free, say
     // SAFETY: this kernel runs on one CPU, and has no threads.
     let cpu = unsafe { OneCpu::new() };
