@@ -74,6 +74,9 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
         debug: DebugFlags,
         owner: Option<u8>,
     ) -> Option<(Want, Debugged)> {
+        if debug.is_empty() {
+            return None;
+        }
         let head = Head {
             owner,
             debug,

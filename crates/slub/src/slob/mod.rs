@@ -307,7 +307,8 @@ impl<A: PageSource, P: PhysMap, L: RawMutex> Slob<A, P, L> {
 
     fn page_at(&self, pfn: Pfn) -> Option<SlobPage> {
         let (page, base) = (self.map.get(pfn)?, self.phys.direct(pfn)?);
-        Some(SlobPage::new(pfn, page, base, self.config.secret))
+        let page = SlobPage::new(pfn, page, base, self.config.secret);
+        Some(page.with_debugged(self.debugs()))
     }
 
     fn node_of(&self, pfn: Pfn) -> usize {

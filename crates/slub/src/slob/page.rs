@@ -81,6 +81,8 @@ pub(super) struct SlobPage {
     pub(super) page: &'static Page,
     base: NonNull<u8>,
     secret: u64,
+    /// Whether there may be debugged blocks.
+    debugs: bool,
 }
 
 /// What the descriptor's `private` says.
@@ -202,7 +204,13 @@ impl SlobPage {
             page,
             base,
             secret,
+            debugs: false,
         }
+    }
+
+    /// The same, where there may be debugged blocks.
+    pub(super) const fn with_debugged(self, debugs: bool) -> Self {
+        Self { debugs, ..self }
     }
 
     /// Makes a fresh page one free block.
@@ -409,6 +417,9 @@ impl SlobPage {
 
     /// The debugged block that begins at a unit, or is the first before it.
     pub(super) fn debugged_around(self, unit: u16) -> Option<(u16, Head)> {
+        if !self.debugs {
+            return None;
+        }
         let begin = self.mark_before(unit)?;
         self.head(begin).map(|head| (begin, head))
     }
