@@ -202,6 +202,7 @@ fn judge(mutants: &[Mutant], plan: &Plan) -> Result<()> {
         all.extend(names.iter().cloned());
         all.sort();
         let mut rows = report::read(&before);
+        rows.retain(|file, _| proc::root().join(file).exists());
         rows.extend(new);
         fs::write(&path, report::markdown(&rows, &explained, &all))?;
         println!("{RESULTS}");
