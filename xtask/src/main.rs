@@ -63,7 +63,7 @@ cargo xtask COMMAND
              --save           keep a copy in benches/results/; by itself, measure and keep everything
   probe    highmem is nothing on 64 bits, shown in machine code
   deep     what takes long: says what it would do; --run does it all, with --seeds N
-             --fuzz [SECONDS] | --loom | --mutants   only that
+             --fuzz [SECONDS] | --asan | --loom | --mutants   only that
   tidy     check floors, the feature table, unsafe without proof, file sizes, links
   setup    install what is missing, and nothing else
 ";

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::tally::Tally;
 use crate::{proc, test};
 
-const HOST: &str = "x86_64-unknown-linux-gnu";
+pub(super) const HOST: &str = "x86_64-unknown-linux-gnu";
 /// Edges counted, comparisons traced, addresses checked.
 const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
@@ -67,7 +67,7 @@ fn target_dir() -> PathBuf {
     proc::target_dir().join("fuzz")
 }
 
-fn has_nightly() -> bool {
+pub(super) fn has_nightly() -> bool {
     let mut rustup = Command::new("rustup");
     proc::read(rustup.args(["run", "nightly", "rustc", "--version"])).is_some()
 }

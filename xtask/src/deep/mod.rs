@@ -1,6 +1,7 @@
-//! `cargo xtask deep`: what takes long. Random tests with other seeds, fuzzing, every model of loom, and mutants; by hand and at
-//! night, never in `ci`.
+//! `cargo xtask deep`: what takes long. Random tests with other seeds, fuzzing, the address sanitizer, every model of loom, and
+//! mutants; by hand and at night, never in `ci`.
 
+mod asan;
 mod fuzz;
 mod mutants;
 
@@ -24,6 +25,7 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
     let seeds = flags.number("--seeds")?;
     let fuzz_seconds = flags.number_or("--fuzz", FUZZ_SECONDS)?;
     let fuzz_targets = flags.values("--target")?;
+    let with_asan = flags.flag("--asan");
     let with_loom = flags.flag("--loom");
     let with_mutants = flags.flag("--mutants");
     let plan = mutants::Plan {
@@ -36,7 +38,7 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
         quick: flags.flag("--quick"),
     };
     flags.finish()?;
-    if !run && fuzz_seconds.is_none() && !with_loom && !with_mutants {
+    if !run && fuzz_seconds.is_none() && !with_asan && !with_loom && !with_mutants {
         return describe();
     }
     let mut tally = Tally::default();
@@ -49,6 +51,9 @@ pub(crate) fn main(mut flags: Flags) -> Result<u8> {
             fuzz_seconds.unwrap_or(FUZZ_SECONDS),
             &fuzz_targets,
         );
+    }
+    if run || with_asan {
+        asan::run(&mut tally);
     }
     if run || with_loom {
         loom::run(&mut tally);
@@ -67,6 +72,10 @@ fn describe() -> Result<u8> {
     println!(
         "  --fuzz [SECONDS]     each target of fuzz/ for so long ({FUZZ_SECONDS}); --target NAME for one: {}",
         fuzz::targets()?.join(", ")
+    );
+    println!(
+        "  --asan               the host tests of {} under the address sanitizer, where there is a nightly",
+        asan::PACKAGES.join(", ")
     );
     println!(
         "  --loom               loom's models of: {}",
