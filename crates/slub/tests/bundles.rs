@@ -1,7 +1,6 @@
 //! What CPUs have behind their arrays: whose it is, how it gets from one to another, and that any CPU may send it home.
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::undocumented_unsafe_blocks,
     unsafe_code,
     missing_docs,
     reason = "a test"
@@ -40,6 +39,7 @@ fn take(rig: &Rig, cache: KmemCache, cpu: u32, nr: usize) -> Vec<NonNull<u8>> {
 }
 
 fn free(rig: &Rig, cache: KmemCache, cpu: u32, objects: &[NonNull<u8>]) {
+    // SAFETY: tests free what they took from this cache, once.
     let one = |object: &NonNull<u8>| unsafe { rig.slub.free(cache, *object) };
     rig.on(cpu, || objects.iter().for_each(one));
 }
