@@ -356,13 +356,12 @@ fn read_on(cpu: u32, address: VirtAddr) -> Option<u64> {
 fn a_cpu_reads_what_it_remembers_until_it_is_told() -> Outcome {
     const OLD: u64 = 0x01d0_01d0;
     const NEW: u64 = 0x5a5a_0002;
-    const TRIES: u32 = 16;
+    /// A page for each: what QEMU keeps depends on the address, and on what else is touched meanwhile.
+    const NR_TRIES: usize = 16;
     let vmalloc = manager().vmalloc();
-    let addr = vmalloc
-        .vmalloc(PAGE_SIZE, Gfp::KERNEL)
+    let area = vmalloc
+        .vmalloc(PAGE_SIZE * NR_TRIES, Gfp::KERNEL)
         .map_err(Failure::of)?;
-    // SAFETY: the page is ours.
-    unsafe { core::ptr::with_exposed_provenance_mut::<u64>(addr.as_usize()).write_volatile(OLD) };
     let mut other = manager()
         .page_alloc()
         .alloc_pages_nowait(Gfp::KERNEL, Order::ZERO)
@@ -370,21 +369,25 @@ fn a_cpu_reads_what_it_remembers_until_it_is_told() -> Outcome {
     phys().with_page(&mut other, 0, |mut page| {
         page.bytes_mut()[..8].copy_from_slice(&NEW.to_le_bytes());
     });
-    let Some((entry, 12)) = image::leaf_entry(addr.as_u64()) else {
-        return Err("the area is not mapped by a page".into());
-    };
-    // SAFETY: the entry that maps our page, found just now; nobody else changes it.
-    let before = unsafe { entry.read_volatile() };
-    let after = (before & !image::ENTRY_ADDRESS) | other.pfn().phys().as_u64();
-    let set = |value: u64| {
-        // SAFETY: as above; both frames are ours.
-        unsafe { entry.write_volatile(value) };
-    };
-    let page = Flush::Range(addr..addr + PAGE_SIZE as u64);
     let mut wrong = None;
     let mut nr_stale = 0;
-    for cpu in each(others()) {
-        for _ in 0..TRIES {
+    for nr in 0..NR_TRIES {
+        let addr = area + (nr * PAGE_SIZE) as u64;
+        let word = core::ptr::with_exposed_provenance_mut::<u64>(addr.as_usize());
+        // SAFETY: the page is ours.
+        unsafe { word.write_volatile(OLD) };
+        let Some((entry, 12)) = image::leaf_entry(addr.as_u64()) else {
+            return Err("the area is not mapped by pages".into());
+        };
+        // SAFETY: the entry that maps our page, found just now; nobody else changes it.
+        let before = unsafe { entry.read_volatile() };
+        let after = (before & !image::ENTRY_ADDRESS) | other.pfn().phys().as_u64();
+        let set = |value: u64| {
+            // SAFETY: as above; both frames are ours.
+            unsafe { entry.write_volatile(value) };
+        };
+        let page = Flush::Range(addr..addr + PAGE_SIZE as u64);
+        for cpu in each(others()) {
             let first = read_on(cpu, addr);
             set(after);
             let unflushed = read_on(cpu, addr);
@@ -403,7 +406,7 @@ fn a_cpu_reads_what_it_remembers_until_it_is_told() -> Outcome {
     }
     manager().page_alloc().free_pages(other);
     // SAFETY: nobody uses the area any more.
-    unsafe { vmalloc.vfree(addr) }.map_err(Failure::of)?;
+    unsafe { vmalloc.vfree(area) }.map_err(Failure::of)?;
     ensure!(wrong.is_none(), "{wrong:x?}");
     ensure!(
         nr_stale > 0 || nr_online() == 1,
