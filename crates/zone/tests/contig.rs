@@ -10,9 +10,9 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Random, Tiny, bare, boot, frames, run_on, take_bad};
-use kmm_frame::{Gfp, MigrateType, Pfn, PfnRange, ZoneType};
+use kmm_frame::{Gfp, MigrateType, PageFlags, Pfn, PfnRange, ZoneType};
 use kmm_host::{PageBlock, PageReq, PageSource};
-use kmm_zone::{ContigFailed, Migrate, Migrated, ZoneLayout};
+use kmm_zone::{BadReason, ContigFailed, Migrate, Migrated, ZoneLayout};
 
 type Lock = spin::Mutex<()>;
 type Zones = common::TestZones<Lock>;
@@ -278,4 +278,18 @@ fn pages_that_come_back_together_while_their_frames_are_wanted_are_counted() {
     zones.free_contig_range(taken.unwrap());
     assert!(zones.accounting().adds_up());
     zones.validate().unwrap();
+}
+
+#[test]
+#[cfg(debug_assertions)]
+fn a_range_that_was_reserved_meanwhile_is_reported_when_it_comes_back() {
+    let zones = machine(1);
+    run_on(0);
+    let mut nobody = |_: PfnRange| -> Migrated { panic!("nothing is in use") };
+    let range = frames(4000, 4100);
+    let taken = zones.alloc_contig_range(range, MigrateType::Movable, &mut nobody);
+    zones.map().reserve(frames(4050, 4051));
+    zones.free_contig_range(taken.unwrap());
+    let reasons: Vec<_> = take_bad().iter().map(|bad| bad.reason).collect();
+    assert_eq!(reasons, [BadReason::Flags(PageFlags::RESERVED)]);
 }

@@ -7,10 +7,10 @@
 
 mod common;
 
-use common::{bytes_of, frames, order, small, take_bad};
+use common::{Tiny, bare, bytes_of, frames, order, small, take_bad};
 use kmm_frame::{Gfp, Order, PAGE_SIZE, PageFlags, Pfn, PfnRange};
 use kmm_host::{PageBlock, PageReq, PageSource};
-use kmm_zone::{BadPage, BadReason};
+use kmm_zone::{BadPage, BadReason, ZoneLayout};
 
 type Lock = spin::Mutex<()>;
 
@@ -217,6 +217,23 @@ fn foreign_frames_are_reported() {
 }
 
 #[test]
+fn a_frozen_block_that_is_not_aligned_is_reported_where_nothing_is_kept() {
+    let ram = frames(0, 1024);
+    let zones = bare::<Lock>(ZoneLayout::new::<Tiny>(ram), ram, 1);
+    zones.add_present(ram);
+    zones.free_at_boot(ram).unwrap();
+    let req = PageReq::new(order(1), Gfp::KERNEL);
+    let (block, _) = zones.alloc_frozen_pages(req).unwrap();
+    // SAFETY: not so, on purpose; the block is only freed.
+    let odd = unsafe { PageBlock::from_raw(block.pfn() + 1, order(1)) };
+    zones.free_frozen_pages(odd);
+    let reasons: Vec<_> = take_bad().iter().map(|bad| bad.reason).collect();
+    assert_eq!(reasons, [BadReason::NotAligned]);
+    zones.free_frozen_pages(block);
+    zones.validate().unwrap();
+}
+
+#[test]
 fn reports_say_what_is_wrong() {
     let text = |reason| {
         let pfn = Pfn::new(0x123);
@@ -244,12 +261,16 @@ fn frozen_pages_leave_their_descriptors_alone() {
         let page = zones.map().page(block.pfn());
         page.set(PageFlags::REFERENCED);
         page.set_mapping(9);
+        // Debug builds mark there what is free.
+        let is_marked = cfg!(debug_assertions);
+        page.set_private(if is_marked { 0 } else { 17 });
         assert_eq!(page.ref_count(), 0, "nobody counts");
         let pfn = block.pfn();
         zones.free_frozen_pages(block);
         let (again, _) = zones.alloc_frozen_pages(req).unwrap();
         assert_eq!(again.pfn(), pfn, "the page that is warm comes first");
         assert_eq!((page.flags(), page.mapping()), (PageFlags::REFERENCED, 9));
+        assert!(is_marked || page.private() == 17);
         zones.set_page_refcounted(&again);
         assert_eq!((page.flags(), page.mapping()), (PageFlags::empty(), 0));
         assert_eq!(page.ref_count(), 1);

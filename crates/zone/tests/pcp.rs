@@ -339,17 +339,37 @@ fn validate_finds_a_frame_in_stock_twice() {
 
 #[test]
 fn a_stock_is_filled_up_to_high_and_no_further() {
-    let zones = batched::<Lock>();
     let of = |nr, gfp: Gfp| PageReq::new(order(nr), Gfp::DMA | gfp);
-    let eight = zones.alloc(of(3, Gfp::MOVABLE_PAGE)).unwrap();
-    zones.free(eight);
-    assert_eq!(stock(&zones)[0], 8);
-    // A batch of three, of which one goes.
-    let _page = zones.alloc(of(0, Gfp::MOVABLE_PAGE)).unwrap();
-    assert_eq!(stock(&zones)[0], 10);
-    // Only one more: there would be twelve.
-    let _other = zones.alloc(of(0, Gfp::empty())).unwrap();
-    assert_eq!(stock(&zones)[0], 10);
+    let movable = Gfp::MOVABLE_PAGE;
+    // Pages in stock beside a block of eight, and how many of a batch of three come: one goes out at once.
+    for (nr_pages, nr_home, nr_filled) in [(0, 0, 3), (0, 1, 2), (2, 0, 1)] {
+        let zones = batched::<Lock>();
+        let drain = || zones.cpus().with_pin(|pin| zones.drain_pcp(pin));
+        let mut near: Vec<_> = (0..500)
+            .map(|_| zones.alloc(of(0, movable)).unwrap())
+            .collect();
+        let _others: Vec<_> = (0..600)
+            .map(|_| zones.alloc(of(0, Gfp::empty())).unwrap())
+            .collect();
+        let mut far: Vec<_> = (0..2048)
+            .map(|_| zones.alloc(of(0, movable)).unwrap())
+            .collect();
+        let last = far.split_off(2040);
+        far.into_iter().for_each(|page| zones.free(page));
+        drain();
+        zones.free(zones.alloc(of(3, movable)).unwrap());
+        assert_eq!(stock(&zones)[0], 8);
+        if nr_pages > 0 {
+            near.push(zones.alloc(of(0, movable)).unwrap());
+        }
+        last.into_iter()
+            .take(nr_home)
+            .for_each(|page| zones.free(page));
+        let before = stock(&zones)[0];
+        assert_eq!(before, 8 + nr_pages + nr_home);
+        let _page = zones.alloc(of(0, Gfp::empty())).unwrap();
+        assert_eq!(stock(&zones)[0], before - nr_home + nr_filled - 1);
+    }
 }
 
 #[test]
