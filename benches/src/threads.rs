@@ -6,6 +6,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::clock::{timed, wall_ns};
 use crate::cpu;
 
+/// What one thread writes all the time, on lines that no other's data is on. Without it the state of one thread's random
+/// numbers shared a line with the other's, and two allocators that share nothing slowed each other down.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct Apart<T>(pub T);
+
 /// What threads got done together.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -87,7 +93,8 @@ pub fn relay(
     end: impl Fn(usize) + Sync,
 ) -> Pace {
     let ring: Vec<AtomicUsize> = (0..RING).map(|_| AtomicUsize::new(0)).collect();
-    let (made, ended) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let (made, ended) = (Apart(AtomicUsize::new(0)), Apart(AtomicUsize::new(0)));
+    let (Apart(made), Apart(ended)) = (&made, &ended);
     let (started_at, ended_at) = (AtomicU64::new(0), AtomicU64::new(0));
     let total = total.next_multiple_of(BATCH);
     let maker = || {

@@ -8,7 +8,7 @@ use super::single::Live;
 use super::{Heap, layout_of, touch};
 use crate::rng::{REPLACEMENTS_SEED, Sizes};
 use crate::rounds::{Plan, Reading, Workload};
-use crate::threads::{calibrate, race, relay};
+use crate::threads::{Apart, calibrate, race, relay};
 
 /// Each CPU has 10 000 live objects and replaces them. First uniform sizes, then log-uniform ones.
 pub(super) struct Threads<H> {
@@ -31,9 +31,10 @@ impl<H: Heap> Threads<H> {
 
     fn measure(&self, figure: &'static str, sizes: Sizes) -> Reading {
         let heap = &self.heap;
-        let sets: [Mutex<Option<Live>>; 2] = [Mutex::new(None), Mutex::new(None)];
+        let sets: [Apart<Mutex<Option<Live>>>; 2] = [const { Apart(Mutex::new(None)) }; 2];
         let work = |cpu: usize, n: usize| {
-            let mut set = sets[cpu].lock().unwrap_or_else(PoisonError::into_inner);
+            let Apart(set) = &sets[cpu];
+            let mut set = set.lock().unwrap_or_else(PoisonError::into_inner);
             let live = set.get_or_insert_with(|| {
                 let mut live = Live::fill(heap, sizes, REPLACEMENTS_SEED + cpu as u64);
                 live.replace(heap, self.ageing);
@@ -44,7 +45,7 @@ impl<H: Heap> Threads<H> {
         };
         let n = calibrate(self.piece_ns, work);
         let pace = race(2, n, work);
-        for set in sets {
+        for Apart(set) in sets {
             let live = set.into_inner().unwrap_or_else(PoisonError::into_inner);
             if let Some(live) = live {
                 live.empty(heap);
