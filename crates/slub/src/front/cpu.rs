@@ -34,7 +34,7 @@ const AWAY: u32 = super::CELLS as u32;
 
 /// Room for what one CPU has: the caller hands an array of them to [`Slub::new`](crate::Slub), one for each CPU.
 ///
-/// 12.25 KiB; arrays of objects are made when the CPU first needs them.
+/// 12.1 KiB; arrays of objects are made when the CPU first needs them.
 #[repr(C, align(128))]
 pub struct CpuSlot<L: RawMutex> {
     /// Entries point to an array that lives until [`CpuSlot::detach`], or to `none`.
