@@ -246,6 +246,8 @@ fn a_mark_stays_whatever_becomes_of_a_pageblock() {
         blocks.entries().iter().map(Pageblock::route).collect()
     };
     let before = routes(&blocks);
+    // Marked twice, it is near all the same.
+    blocks.set_near(frames(600, 800), true);
     blocks.set_near(frames(600, 1030), true);
     let near = |nr: usize| usize::from((1..=2).contains(&nr)) * Pageblock::NEAR_ROUTE;
     let marked: Vec<_> = before

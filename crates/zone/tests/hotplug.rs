@@ -439,6 +439,19 @@ impl Migrate for Owners<'_> {
 }
 
 #[test]
+fn ordinary_memory_is_no_device_of_another_machine() {
+    let (here, there) = (machine(), machine());
+    let range = frames(8192, 12_288);
+    let device = here.add_device(range).unwrap();
+    there.online(range, ZoneType::Movable).unwrap();
+    let (device, why) = there.remove_device(device).unwrap_err();
+    assert_eq!(why, HotplugError::NotOnline);
+    assert_eq!(there.zone(ZoneType::Movable).present_pages(), 4096);
+    here.remove_device(device).unwrap();
+    there.validate().unwrap();
+}
+
+#[test]
 fn sections_come_and_go_with_their_descriptors() {
     const SECTIONS: usize = 6;
     let section = |nr: usize| Section::new(nr).range();

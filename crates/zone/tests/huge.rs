@@ -302,3 +302,17 @@ fn a_block_of_two_pageblocks_is_kept_if_both_have_its_type() {
     zones.validate().unwrap();
     assert_eq!(take_bad(), []);
 }
+
+#[test]
+fn a_cpu_that_frees_a_large_block_which_is_not_kept_gives_its_stock_back_when_asked() {
+    let zones = machine(16 * 2 * 8);
+    let held = take(&zones, 40);
+    let half = zones.alloc(of(Order::new(8).unwrap())).unwrap();
+    held.into_iter().for_each(|block| zones.free(block));
+    let before = stock(&zones)[0];
+    assert!(before > 0);
+    zones.request_drain(CpuId::BOOT);
+    zones.free(half);
+    assert_eq!(orders_in_stock(&zones), []);
+    zones.validate().unwrap();
+}
