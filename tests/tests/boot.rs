@@ -63,7 +63,14 @@ fn final_tables_map_all_ram_and_nothing_else() {
         let booted = booted(config);
         let memory = memory(booted.machine);
         let report = booted.manager.vmalloc().with_root(|root, mapper| {
-            kernel_tables(&mapper, root, booted.space, &memory, image_parts())
+            kernel_tables(
+                &mapper,
+                root,
+                booted.space,
+                &memory,
+                PfnRange::default(),
+                image_parts(),
+            )
         });
         let report = report.unwrap_or_else(|fault| panic!("{fault}"));
         let ram: usize = memory.iter().map(|range| range.nr_pages()).sum();
@@ -136,7 +143,14 @@ fn the_walk_notices_each_kind_of_wrong_table() {
             mapper
                 .map_page(root, va, pfn, Level::Pte, flags)
                 .unwrap_or_else(|error| panic!("{error}"));
-            let found = kernel_tables(&mapper, root, booted.space, &memory, image_parts());
+            let found = kernel_tables(
+                &mapper,
+                root,
+                booted.space,
+                &memory,
+                PfnRange::default(),
+                image_parts(),
+            );
             assert_eq!(found, Err(fault(va)));
             let target = kmm::host::TlbTarget::Kernel;
             let mut gather = mapper.gather(target, booted.machine.tlb());
@@ -146,7 +160,14 @@ fn the_walk_notices_each_kind_of_wrong_table() {
         }
         // A frame of RAM that the direct map lacks.
         let short = [PfnRange::new(Pfn::new(0), Pfn::new(1 << 20))];
-        let found = kernel_tables(&mapper, root, booted.space, &short, image_parts());
+        let found = kernel_tables(
+            &mapper,
+            root,
+            booted.space,
+            &short,
+            PfnRange::default(),
+            image_parts(),
+        );
         assert!(matches!(found, Err(TableFault::Missing(_))), "{found:?}");
     });
 }

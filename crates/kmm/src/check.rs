@@ -79,7 +79,8 @@ impl fmt::Display for TableReport {
     }
 }
 
-/// Walks the kernel's tables. `memory`: all RAM, sorted; `image`: every part of the image.
+/// Walks the kernel's tables. `memory`: all RAM, sorted; `hidden`: frames that may be hidden, one by one
+/// ([`Manager::kfence_frames`](crate::Manager::kfence_frames)); `image`: every part of the image.
 ///
 /// # Errors
 /// The first [`TableFault`] found.
@@ -88,6 +89,7 @@ pub fn kernel_tables<S: PteStore, A: PageSource>(
     root: &Root,
     space: &KernelSpace,
     memory: &[PfnRange],
+    hidden: PfnRange,
     image: impl IntoIterator<Item = ImagePart>,
 ) -> Result<TableReport, TableFault> {
     let mut report = TableReport::default();
@@ -110,7 +112,7 @@ pub fn kernel_tables<S: PteStore, A: PageSource>(
         };
         report.direct_entries[index] += 1;
         report.direct_pages += leaf.nr_pages();
-        check_direct_leaf(&leaf, space, memory)
+        check_direct_leaf(&leaf, space, memory, hidden)
     })?;
     let nr_ram: usize = memory.iter().map(|range| range.nr_pages()).sum();
     if report.direct_pages != nr_ram {
@@ -141,6 +143,7 @@ fn check_direct_leaf(
     leaf: &Leaf,
     space: &KernelSpace,
     memory: &[PfnRange],
+    hidden: PfnRange,
 ) -> Result<(), TableFault> {
     let frames = PfnRange::with_len(leaf.pfn(), leaf.nr_pages());
     if leaf.va - space.direct_map != leaf.pfn().phys().as_u64() {
@@ -149,7 +152,12 @@ fn check_direct_leaf(
     if !memory.iter().any(|range| range.contains_range(frames)) {
         return Err(TableFault::NotRam(leaf.va));
     }
-    if leaf.flags() & rights() != PteFlags::KERNEL & rights() {
+    let may_hide = if hidden.contains_range(frames) {
+        PteFlags::P
+    } else {
+        PteFlags::empty()
+    };
+    if (leaf.flags() | may_hide) & rights() != PteFlags::KERNEL & rights() {
         return Err(TableFault::WrongRights(leaf.va));
     }
     Ok(())

@@ -14,10 +14,13 @@ use core::ptr::NonNull;
 
 use kmm_frame::memblock::{Memblock, MemblockError};
 use kmm_frame::{Gfp, MemMap, PAGE_SIZE, PageFlags, PfnRange, PhysAddr, Topology, VirtAddr};
-use kmm_host::{AllocError, Host, PageBlock, PageReq, PageSource, PhysMap};
+use kmm_host::{AllocError, Host, PageBlock, PageReq, PageSource, PhysMap, PteIndex};
 use kmm_pagetable_walker::{Level, Levels, MapError, Mapper, PteFlags, Root, TableCounter};
 use kmm_slub::Callers;
 use kmm_zone::Amount;
+
+/// Objects of KFENCE's pool: all that one page table can map. Linux: `CONFIG_KFENCE_NUM_OBJECTS`, 255 unless said.
+pub const MAX_KFENCE_OBJECTS: usize = (PteIndex::COUNT - 1) / 2;
 
 /// Why the manager could not be built.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +40,8 @@ pub enum BuildError {
     Slub,
     /// The ranges of vmalloc make no sense.
     Vmalloc,
+    /// A pool of objects between hidden pages cannot be had: see [`Early::with_kfence`].
+    Kfence,
 }
 
 impl fmt::Display for BuildError {
@@ -49,6 +54,7 @@ impl fmt::Display for BuildError {
             Self::Zones => f.write_str("zones could not be set up"),
             Self::Slub => f.write_str("object caches could not be set up"),
             Self::Vmalloc => f.write_str("vmalloc could not be set up"),
+            Self::Kfence => f.write_str("pages for KFENCE could not be set up"),
         }
     }
 }
@@ -108,6 +114,8 @@ pub struct Early<H: Host> {
     pub(crate) slub_debug: (&'static str, Callers),
     /// Whether the manager begins with its guard against second mappings on.
     pub(crate) guards_maps: bool,
+    /// The frames of KFENCE's pool, and how often an object comes from there.
+    pub(crate) kfence: Option<(PfnRange, u32)>,
 }
 
 impl<H: Host> fmt::Debug for Early<H> {
@@ -158,6 +166,7 @@ impl<H: Host> Early<H> {
             cores: [Amount::NONE; 2],
             slub_debug: ("", Callers(&())),
             guards_maps: false,
+            kfence: None,
         };
         early.memory = early.keep_memory()?;
         Ok(early)
@@ -193,6 +202,39 @@ impl<H: Host> Early<H> {
     pub const fn with_map_guard(mut self) -> Self {
         self.guards_maps = true;
         self
+    }
+
+    /// Takes frames for `nr_objects` sampled objects between hidden pages, [`MAX_KFENCE_OBJECTS`] at most: one in `interval`
+    /// objects that CPUs' stocks do not have lies there. To be said before [`Early::kernel_tables`], which maps these frames by
+    /// entries of 4 KiB; [`Manager::build`](crate::Manager::build) hides them, and gives them to slub as
+    /// [`SlubConfig::kfence`](kmm_slub::SlubConfig::kfence). They are boot allocations. Without, there are no such objects.
+    ///
+    /// The page fault handler asks [`kfence_fault`](kmm_slub::ObjectCaches::kfence_fault) of [`Manager::slub`](crate::Manager::slub)
+    /// about each address of the kernel that is not mapped. Linux: `kfence_alloc_pool`.
+    ///
+    /// # Errors
+    /// [`BuildError::Kfence`] if there are to be no objects or too many, or `interval` is 0; [`BuildError::Memblock`] if there is no
+    /// memory.
+    pub fn with_kfence(mut self, nr_objects: usize, interval: u32) -> Result<Self, BuildError> {
+        if nr_objects == 0 || nr_objects > MAX_KFENCE_OBJECTS || interval == 0 {
+            return Err(BuildError::Kfence);
+        }
+        let nr_pages = 2 * nr_objects + 1;
+        // So aligned, they have one table.
+        let phys = self.memblock.borrow_mut().alloc(
+            (nr_pages * PAGE_SIZE) as u64,
+            Level::Pmd.size_bytes(),
+            PhysAddr::ZERO..self.limit,
+        )?;
+        self.kfence = Some((PfnRange::with_len(phys.pfn(), nr_pages), interval));
+        Ok(self)
+    }
+
+    /// The frames of [`Early::with_kfence`]; none without.
+    #[must_use]
+    pub fn kfence_frames(&self) -> PfnRange {
+        self.kfence
+            .map_or(PfnRange::default(), |(frames, _)| frames)
     }
 
     /// The ranges of RAM, for ever.
@@ -231,7 +273,10 @@ impl<H: Host> Early<H> {
             unsafe { Mapper::new(self.host.ptes(), &pages, self.map, space.levels, tables) };
         let mut root = mapper.alloc_root()?;
         for &frames in self.memory {
-            map_frames(&mapper, &mut root, space, frames)?;
+            let [before, small, after] = cut(frames, self.kfence_frames());
+            map_frames(&mapper, &mut root, space, before, space.largest)?;
+            map_frames(&mapper, &mut root, space, small, Level::Pte)?;
+            map_frames(&mapper, &mut root, space, after, space.largest)?;
         }
         for part in image {
             let size_bytes = part.range.end - part.range.start;
@@ -334,17 +379,27 @@ fn map_frames<H: Host>(
     root: &mut Root,
     space: &KernelSpace,
     frames: PfnRange,
+    largest: Level,
 ) -> Result<(), MapError> {
+    if frames.is_empty() {
+        return Ok(());
+    }
     let start = frames.start().phys();
     let size_bytes = (frames.nr_pages() * PAGE_SIZE) as u64;
     let va = space.direct_map + start.as_u64();
-    mapper.map_range(
-        root,
-        va..va + size_bytes,
-        start,
-        PteFlags::KERNEL,
-        space.largest,
-    )
+    mapper.map_range(root, va..va + size_bytes, start, PteFlags::KERNEL, largest)
+}
+
+/// What lies before `part`, what is of it, and what lies behind.
+fn cut(frames: PfnRange, part: PfnRange) -> [PfnRange; 3] {
+    if !frames.contains_range(part) || part.is_empty() {
+        return [frames, PfnRange::default(), PfnRange::default()];
+    }
+    [
+        PfnRange::new(frames.start(), part.start()),
+        part,
+        PfnRange::new(part.end(), frames.end()),
+    ]
 }
 
 /// Memblock as a source of pages, for the first tables.

@@ -11,6 +11,7 @@ mod address_space;
 mod audit;
 mod early;
 mod errno;
+mod guard_pages;
 mod manager;
 mod page_alloc;
 mod shrinkers;
@@ -18,7 +19,7 @@ mod tables;
 
 pub use address_space::{AddressSpace, MmStat};
 pub use audit::{AuditError, AuditReport, Owner};
-pub use early::{BuildError, Early, ImagePart, KernelSpace};
+pub use early::{BuildError, Early, ImagePart, KernelSpace, MAX_KFENCE_OBJECTS};
 pub use errno::{Errno, MmError};
 pub use manager::{Hooks, KernelVm, Manager, Objects, Pages, VmEvents};
 

@@ -18,6 +18,7 @@ use kmm_zone::{
 };
 
 use crate::early::{BuildError, Early, EarlyPages, KernelSpace};
+use crate::guard_pages;
 use crate::page_alloc::{AllocHooks, PageAlloc};
 
 /// Whether any of the frames is RAM.
@@ -90,6 +91,7 @@ pub struct Manager<H: Host> {
     guard: &'static MapGuard,
     zero_page: Pfn,
     topology: &'static Topology,
+    kfence_frames: PfnRange,
     boot: BootAccounting,
     nr_oom_faults: AtomicU64,
 }
@@ -145,12 +147,14 @@ impl<H: Host> Manager<H> {
             caches: early.place_slice(NR_CACHES, CacheSlot::<H::Lock>::new)?,
             cpus: early.place_slice(nr_cpus, CpuSlot::<H::Lock>::new)?,
         };
+        let kfence = guard_pages::pool(&early, &root, space, kernel_tables)?;
         let config = SlubConfig {
             topology: Some(topology),
             debug: early.slub_debug.0,
             callers: early.slub_debug.1,
             slabs: hooks.slabs,
             sanitizer: watcher(host),
+            kfence,
             ..SlubConfig::new(hooks.on_slub_bug)
         };
         let slub = Slub::new(alloc, host.phys(), map, host.cpus(), storage, config)
@@ -168,6 +172,7 @@ impl<H: Host> Manager<H> {
         let is_ram: &'static IsRam =
             early.place(move |frames| memory.iter().any(|part| part.overlaps(frames)))?;
 
+        let kfence_frames = early.kfence_frames();
         let Early { memblock, .. } = early;
         let mut memblock = memblock.into_inner();
         for range in memblock.memory_frames() {
@@ -201,6 +206,7 @@ impl<H: Host> Manager<H> {
             guard,
             zero_page,
             topology,
+            kfence_frames,
             boot,
             nr_oom_faults: AtomicU64::new(0),
         }))
@@ -265,6 +271,12 @@ impl<H: Host> Manager<H> {
     #[must_use]
     pub const fn topology(&self) -> &'static Topology {
         self.topology
+    }
+
+    /// The frames of [`Early::with_kfence`]: the even ones, and those without an object, are not to be touched; none without.
+    #[must_use]
+    pub const fn kfence_frames(&self) -> PfnRange {
+        self.kfence_frames
     }
 
     /// Where every frame was when memblock handed over: the accounting line of the boot log.

@@ -4,13 +4,20 @@
 #![expect(unsafe_code, reason = "reads RBP")]
 
 use core::arch::asm;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 use super::trap::TrapFrame;
-use super::usercopy;
+use super::{percpu, usercopy};
 use crate::boot::image;
+use crate::smp::MAX_CPUS;
 use crate::symbols::Symbolised;
 
 const MAX_FRAMES: usize = 4096;
+
+/// Whose doing is being looked at on each CPU: the code that a page fault interrupted; null for the code that runs.
+static INTERRUPTED: [AtomicPtr<TrapFrame>; MAX_CPUS] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS];
 
 /// Calls `visit` with the return addresses found from the frame at `rbp`, innermost first.
 fn walk(mut rbp: u64, mut visit: impl FnMut(u64)) {
@@ -77,13 +84,35 @@ pub fn capture(addresses: &mut [u64]) -> usize {
     // SAFETY: reads a register.
     unsafe { asm!("mov {}, rbp", out(reg) rbp, options(nomem, nostack, preserves_flags)) };
     let mut filled = 0;
-    walk(rbp, |address| {
+    // SAFETY: `with_interrupted` runs on this CPU, below on the stack, with interrupts off.
+    let culprit = unsafe { INTERRUPTED[cpu_index()].load(Ordering::Relaxed).as_ref() };
+    if let (Some(frame), Some(first)) = (culprit, addresses.first_mut()) {
+        *first = frame.rip;
+        filled = 1;
+    }
+    walk(culprit.map_or(rbp, |frame| frame.rbp), |address| {
         if let Some(slot) = addresses.get_mut(filled) {
             *slot = address;
             filled += 1;
         }
     });
     filled
+}
+
+/// Calls `f`, in which [`capture`] gives the call chain of interrupted kernel code.
+///
+/// # Context
+/// Interrupts off.
+pub fn with_interrupted<R>(frame: &TrapFrame, f: impl FnOnce() -> R) -> R {
+    let slot = &INTERRUPTED[cpu_index()];
+    let before = slot.swap(ptr::from_ref(frame).cast_mut(), Ordering::Relaxed);
+    let result = f();
+    slot.store(before, Ordering::Relaxed);
+    result
+}
+
+fn cpu_index() -> usize {
+    percpu::cpu() as usize
 }
 
 /// Prints the call chain of interrupted kernel code.

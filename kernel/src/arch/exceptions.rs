@@ -99,6 +99,12 @@ pub(super) fn bad_user_rip(frame: &mut TrapFrame) {
 /// An exception in kernel mode, interrupts off. Returns if the interrupted code can go on.
 pub(super) fn from_kernel(frame: &mut TrapFrame) {
     let cr2 = Cr2::read_raw();
+    if frame.vector == PAGE_FAULT && cr2 >= USER_END {
+        let error = PageFaultErrorCode::from_bits_truncate(frame.error_code);
+        if backtrace::with_interrupted(frame, || mm::kfence_fault(cr2, error)) {
+            return;
+        }
+    }
     let fixup = usercopy::fixup(frame.rip);
     match (frame.vector, fixup) {
         (PAGE_FAULT, Some(fixup)) => {

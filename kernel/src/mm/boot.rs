@@ -18,7 +18,9 @@ use kmm::pagetable_walker::{Level, Levels, PteFlags, TableCounter};
 use kmm::slub::Callers;
 use kmm::vmalloc::PAT_MSR;
 use kmm::zone::Amount;
-use kmm::{AllocHooks, BuildError, Early, Hooks, ImagePart, KernelSpace, RateLimit};
+use kmm::{
+    AllocHooks, BuildError, Early, Hooks, ImagePart, KernelSpace, MAX_KFENCE_OBJECTS, RateLimit,
+};
 use spin::{Mutex, Once};
 use x86_64::registers::model_specific::Msr;
 
@@ -133,6 +135,10 @@ fn take_over(boot: &'static BootInfo) -> Result<(), BuildError> {
             early
         }
     };
+    let early = match kfence_interval(boot) {
+        0 => early,
+        interval => early.with_kfence(MAX_KFENCE_OBJECTS, interval)?,
+    };
 
     set_memory_types();
     let space = kernel_space(&shadow);
@@ -156,6 +162,7 @@ fn take_over(boot: &'static BootInfo) -> Result<(), BuildError> {
         on_bad_page: |bad| println!("mm: {bad}"),
         on_slub_bug: |bug| {
             NR_SLUB_BUGS.fetch_add(1, Ordering::Relaxed);
+            super::kfence::keep(bug);
             println!("mm: {bug}");
         },
         slabs: &SLABS,
@@ -179,11 +186,26 @@ fn take_over(boot: &'static BootInfo) -> Result<(), BuildError> {
         memory,
     });
     report(manager);
+    super::kfence::describe(manager);
     match super::tests::prove_tables() {
         Ok(proof) => println!("tables: {proof}"),
         Err(fault) => fatal(format_args!("kernel page tables: {fault}")),
     }
     Ok(())
+}
+
+/// One in how many objects that CPUs' stocks do not have is KFENCE's; 0 for none.
+fn kfence_interval(boot: &BootInfo) -> u32 {
+    let Some(text) = boot.value("kfence.sample_interval") else {
+        return 0;
+    };
+    match text.parse() {
+        // KASAN sees what it would see, and tells its own objects from others.
+        Ok(1..) if cfg!(kasan) => println!("mm: kfence.sample_interval={text}: not with KASAN"),
+        Ok(interval) => return interval,
+        Err(_) => println!("mm: kfence.sample_interval={text}: no number"),
+    }
+    0
 }
 
 /// Tells memblock what the firmware said and what is in use already.

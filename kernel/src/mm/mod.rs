@@ -9,6 +9,8 @@ mod count_tests;
 mod guard_tests;
 mod host;
 mod info;
+mod kfence;
+mod kfence_tests;
 mod stack;
 mod tests;
 
@@ -32,6 +34,7 @@ pub use info::{
     pages_held, total_and_free_bytes, write_buddyinfo, write_meminfo, write_pagetypeinfo,
     write_slabinfo, write_vmallocinfo, write_vmstat, write_zoneinfo,
 };
+pub use kfence::fault as kfence_fault;
 pub use stack::{KernelStack, STACK_BYTES, alloc_kernel_stack, measure_stacks};
 pub use tests::{TESTS, audit, prove_tables};
 

@@ -17,7 +17,7 @@ use kmm::vma::{MmapReq, Prot};
 use kmm::{AddressSpace, AuditReport, check};
 
 use super::host::KernelHost;
-use super::{boot, count_tests, guard_tests, machine, manager, mem_map, phys};
+use super::{boot, count_tests, guard_tests, kfence_tests, machine, manager, mem_map, phys};
 use crate::arch::usercopy::{self, probe};
 use crate::boot::{DIRECT_MAP, image};
 use crate::ensure;
@@ -92,6 +92,14 @@ pub const TESTS: &[Test] = &[
         run: guard_tests::no_second_mapping,
     },
     Test {
+        name: "mm::a_write_behind_a_sampled_object_is_reported",
+        run: kfence_tests::write_behind,
+    },
+    Test {
+        name: "mm::a_read_of_a_freed_sampled_object_is_reported",
+        run: kfence_tests::read_after_free,
+    },
+    Test {
         name: "mm::kernel_mappings_are_seen_by_every_process",
         run: kernel_mappings_are_shared,
     },
@@ -150,6 +158,7 @@ pub fn prove_tables() -> Result<check::TableReport, check::TableFault> {
             root,
             &machine.space,
             machine.memory,
+            machine.manager.kfence_frames(),
             boot::image_parts(),
         )
     })

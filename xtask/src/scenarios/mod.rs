@@ -228,12 +228,15 @@ impl Scenario {
         let mut flags = Flags::new(self.machine.iter().map(|&word| word.to_owned()));
         let uefi = flags.flag("--uefi");
         let flavour = Flavour::from_flags(&mut flags);
+        let cmdline = flags.values("--cmdline")?;
         let machine = Machine::from_flags(&mut flags)?;
         let word = match self.play {
             Play::Selftest { .. } | Play::Ends { .. } => "selftest",
             Play::Shell(_) | Play::Slabinfo(_) | Play::Programs | Play::Crash { .. } => "exec",
         };
-        let door = kernels.parts(flavour)?.door(self.name, uefi, word)?;
+        let words = [&[word.to_owned()], cmdline.as_slice()].concat();
+        let parts = kernels.parts(flavour)?;
+        let door = parts.door(self.name, uefi, &words.join(" "))?;
         let mut guest = self.start(&machine, &door)?;
         let outcome = self.judge(&mut guest);
         guest.stop();

@@ -74,6 +74,19 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "kfence",
+        machine: &["--smp", "2", "--cmdline", "kfence.sample_interval=20"],
+        play: Play::Selftest {
+            says: &[
+                "kfence: 255 objects between hidden pages",
+                "BUG: KFENCE: out-of-bounds write in ",
+                "BUG: KFENCE: use-after-free read in ",
+                "mm::a_write_behind_a_sampled_object_is_reported ... ok",
+                "mm::a_read_of_a_freed_sampled_object_is_reported ... ok",
+            ],
+        },
+    },
+    Scenario {
         name: "smp",
         machine: &["--smp", "8"],
         play: Play::Selftest {
