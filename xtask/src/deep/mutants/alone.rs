@@ -44,18 +44,21 @@ pub(super) fn run(
                 package,
                 "--no-shuffle",
                 "--in-place",
+                // Its arguments would follow those of the tests. Which mutants there are is said below.
+                "--no-config",
             ])
-            .args(["--baseline", "skip", "--timeout", &LIMIT_S.to_string()])
+            .args(["--timeout", &LIMIT_S.to_string()])
             .args(["--build-timeout", &LIMIT_S.to_string(), "--output"])
             .arg(&out)
             .current_dir(tree)
+            .env("RUSTC_BOOTSTRAP", "kmm_mutant")
             .env("CARGO_PROFILE_TEST_OPT_LEVEL", "1")
             .env("CARGO_PROFILE_TEST_DEBUG", "false")
             .env("CARGO_TARGET_DIR", tree.with_file_name("build"));
         for (_, mutant) in &own {
             command.arg("--re").arg(exactly(&mutant.name));
         }
-        command.args(["--", "--", "--test-threads=1"]);
+        command.args(["--", "--tests", "--", "--test-threads=1"]);
         for name in slow {
             command.args(["--skip", name]);
         }
