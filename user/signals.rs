@@ -16,6 +16,7 @@ const SIGTERM: usize = 15;
 const SIGINT: usize = 2;
 const BLOCK: usize = 0;
 const SETMASK: usize = 2;
+const DEFAULT: usize = 0;
 const IGNORE: usize = 1;
 const NS_PER_MS: u64 = 1_000_000;
 
@@ -76,6 +77,8 @@ fn main(_args: &Args) -> i32 {
 fn endings() {
     for signal in [1, SIGINT, 3, 6, SIGUSR1, SIGTERM, 14] {
         let end = in_child(|| {
+            // Whoever started us may have had it ignored, as `nohup` does.
+            set_signal(signal, DEFAULT);
             raise(signal);
             0
         });
